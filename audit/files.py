@@ -1,0 +1,366 @@
+"""Durable files: the workspace lock, the durable append, the atomic replace. The only fsync and the only rename."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MAX_FILE_BYTES: Final = 8 * 1024 * 1024
+LOCK_TIMEOUT_S: Final = 5.0
+
+
+class Busy(Exception):
+    """The workspace's lock was not free in time. Try again."""
+
+
+class StorageFailed(Exception):
+    """The disk refused. `full` says whether room is what is missing; nothing was half-written."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+
+class SyncFailed(StorageFailed):
+    """An fsync failed: the kernel may have dropped the pages, so it is never tried again (PostgreSQL's "fsyncgate").
+
+    This process must stop writing; a restart reads back what really stands on the disk.
+    """
+
+
+class NotRegular(Exception):
+    """A symlink, FIFO, socket, device or folder where a regular file should be, or a file over 8 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What `stat` says of one version of a file. Equal signatures: the same bytes, without reading them."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Signature:
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def storage_error(error: OSError, what: str) -> StorageFailed:
+    """The one translation of an OSError of a write into what a caller can act on."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space and try again" if full else "check the folder's permissions and the disk"
+    return StorageFailed(f"{what} could not be written ({error.strerror}): {advice}", full=full)
+
+
+# ---------------------------------------------------------------------------------------------- lock
+
+
+class FileLock:
+    """One `flock` for everybody who writes a workspace: threads, processes, replicas.
+
+    It lies on a sidecar that is never renamed or deleted (a lock on a file that is renamed over loses updates), is
+    opened for each hold, and is freed by the kernel when its process dies. No fork happens while it is held: a
+    child would keep it.
+    """
+
+    _instances: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._thread = threading.Lock()
+        FileLock._instances.add(self)
+
+    @contextmanager
+    def hold(self, timeout: float = LOCK_TIMEOUT_S) -> Iterator[int]:
+        """Hold the lock; gives the sidecar's descriptor. Raises Busy after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        if not self._thread.acquire(timeout=timeout):
+            raise Busy(self._busy(timeout))
+        try:
+            fd = self._open()
+            try:
+                self._wait(fd, deadline, timeout)
+                yield fd
+                fcntl.flock(fd, fcntl.LOCK_UN)  # explicitly: a child between fork and exec may share the descriptor
+            finally:
+                os.close(fd)
+        finally:
+            self._thread.release()
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise storage_error(error, f"the lock {self.path}") from None
+
+    def _wait(self, fd: int, deadline: float, timeout: float) -> None:
+        pause = 0.0001
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(self._busy(timeout)) from None
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.005)
+
+    def _busy(self, timeout: float) -> str:
+        return f"the workspace's lock {self.path} was not free within {timeout:g} s: try again"
+
+
+def _acquire_all() -> None:
+    for lock in list(FileLock._instances):
+        lock._thread.acquire()
+
+
+def _release_all() -> None:
+    for lock in list(FileLock._instances):
+        if lock._thread.locked():
+            lock._thread.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_acquire_all, after_in_parent=_release_all, after_in_child=_release_all)
+
+
+# -------------------------------------------------------------------------------------------- append
+
+sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+def append_durably(fd: int, data: bytes, end: int) -> None:
+    """Write `data` at offset `end` of the file and make it durable: this call's return is the commit point.
+
+    A failed write is taken back, so that the file ends where it ended. Raises StorageFailed; SyncFailed when
+    nobody can know what is on the disk.
+    """
+    try:
+        _write_all(fd, data, end)
+    except OSError as error:
+        try:
+            os.ftruncate(fd, end)
+        except OSError as second:
+            raise SyncFailed(f"the log could not be cut back to {end} bytes ({second.strerror})") from error
+        raise storage_error(error, "the log") from None
+    try:
+        sync_data(fd)
+    except OSError as error:
+        raise SyncFailed(f"the log could not be synced ({error.strerror}): restart to recover") from None
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        if written == 0:
+            raise OSError(errno.ENOSPC, "nothing was written")
+        view = view[written:]
+        offset += written
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (after a create or a rename)."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise SyncFailed(f"the folder {folder} could not be synced ({error.strerror})") from None
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Flush everything that was written to the folder's file system (Linux `syncfs`, elsewhere `sync`)."""
+    if _LIBC is None or not hasattr(_LIBC, "syncfs"):
+        os.sync()
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _LIBC.syncfs(fd) != 0:
+            raise SyncFailed(f"the file system of {folder} could not be synced")
+    finally:
+        os.close(fd)
+
+
+# ------------------------------------------------------------------------------------- read, replace
+
+
+def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Signature]:
+    """The bytes and signature of a regular file.
+
+    Never blocks on a FIFO and never follows a symlink. Raises FileNotFoundError; NotRegular.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
+            raise NotRegular(f"{path.name} is not a regular file") from None
+        raise
+    try:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise NotRegular(f"{path.name} is not a regular file")
+        if before.st_size > limit:
+            raise NotRegular(f"{path.name} has {before.st_size} bytes, more than {limit}")
+        data = b""
+        while chunk := os.read(fd, limit + 1 - len(data)):
+            data += chunk
+            if len(data) > limit:
+                raise NotRegular(f"{path.name} has more than {limit} bytes")
+        return data, Signature.of(before)
+    finally:
+        os.close(fd)
+
+
+def write_new(path: Path, data: bytes, *, sync: bool) -> Signature:
+    """Create a file that must not exist yet."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        _write_all(fd, data, 0)
+        if sync:
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                raise SyncFailed(f"{path.name} could not be synced ({error.strerror})") from None
+        return Signature.of(os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def swap_in(temporary: Path, target: Path) -> bool:
+    """Put `temporary` in the place of `target`, atomically.
+
+    Where the kernel can exchange names, what stood at `target` afterwards stands at `temporary`, and the answer is
+    True: the caller looks at it, so that a save by an editor in that very instant is not lost. False: nothing stood
+    there before, or it is gone (systems without the exchange).
+    """
+    if _renameat2 is not None:
+        if _renameat2(temporary, target, _RENAME_NOREPLACE):
+            return False
+        if _renameat2(temporary, target, _RENAME_EXCHANGE):
+            return True
+    os.rename(temporary, target)
+    return False
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a private file (a cache, an address book) atomically; not durable, nobody else writes it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        write_new(temporary, data, sync=False)
+        os.rename(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise storage_error(error, str(path)) from None
+
+
+def keep_durably(folder: Path, name: str, data: bytes) -> None:
+    """Keep a file that is never changed again (named by its content): durable when this returns."""
+    path = folder / name
+    if path.exists():
+        return
+    temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        write_new(temporary, data, sync=True)
+        os.rename(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise storage_error(error, str(path)) from None
+    sync_folder(folder)
+
+
+# ------------------------------------------------------------------------------------------ the kernel
+
+_RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+_AT_FDCWD: Final = -100
+
+
+def _load_libc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    with suppress(OSError):
+        return ctypes.CDLL(None, use_errno=True)
+    return None
+
+
+_LIBC: Final = _load_libc()
+
+
+def _find_renameat2() -> Callable[[Path, Path, int], bool] | None:
+    function = getattr(_LIBC, "renameat2", None)
+    if function is None:
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+    def renameat2(old: Path, new: Path, flags: int) -> bool:
+        """True when it was done; False when the names' state or the file system does not allow it."""
+        if function(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code in (errno.EEXIST, errno.ENOENT, errno.EINVAL, errno.ENOSYS):
+            return False
+        raise OSError(code, os.strerror(code), str(new))
+
+    return renameat2
+
+
+_renameat2: Final = _find_renameat2()
+
+# ---------------------------------------------------------------------------------------- what is refused
+
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre", "ncpfs"}
+)
+
+
+def check_supported(folder: Path) -> None:
+    """Refuse what cannot keep the promises: Windows, and file systems whose locks or renames cross a network.
+
+    Raises StorageFailed with the reason.
+    """
+    if os.name != "posix":
+        raise StorageFailed("kircerta needs Unix file locks: use Linux, macOS or WSL2, not Windows itself")
+    kind = _file_system_of(folder)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise StorageFailed(
+            f"{folder} lies on {kind}, a network file system, whose locks and renames do not hold under a crash: "
+            "set KIRCERTA_HOME to a folder on a local disk"
+        )
+
+
+def _file_system_of(folder: Path) -> str:
+    """The file system's type, from /proc/self/mountinfo; empty where the system does not say."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    where = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4].encode().decode("unicode_escape")
+        inside = where == mount or where.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, right.split()[0]
+    return kind

@@ -1,0 +1,637 @@
+"""The append-only log: the only reader and the only writer of ``audit/events*.jsonl``."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from audit import files
+from audit.event import GENESIS, Corrupt, Draft, Event, decode, digest_of, encode
+from audit.files import FileLock, StorageFailed, SyncFailed
+from audit.stamp import Clock, Stamp
+
+ACTIVE: Final = "events.jsonl"
+SEGMENT_BYTES: Final = 64 * 1024 * 1024
+_CHUNK: Final = 1 << 20
+
+
+class Rewound(Exception):
+    """The log on disk is not a continuation of what was read before: it was replaced, cut or rewritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position in the log: the last line taken in, and where the next one begins."""
+
+    seq: int = 0
+    digest: str = GENESIS
+    time: str = ""
+
+
+# ------------------------------------------------------------------------------------------- segments
+
+
+def segments(folder: Path) -> list[tuple[int, Path]]:
+    """The log's files in order, each with the seq of its first line; the active one last. Empty ones are left out."""
+    found = []
+    for path in folder.glob("events-*.jsonl"):
+        number = path.stem.removeprefix("events-")
+        if number.isdigit():
+            found.append((int(number), path))
+    found.sort()
+    active = folder / ACTIVE
+    first = _first_seq(active)
+    if first is not None:
+        found.append((first, active))
+    return found
+
+
+def _first_seq(path: Path) -> int | None:
+    try:
+        fd = _open(path)
+    except FileNotFoundError:
+        return None
+    try:
+        line = _line_at(fd, 0)
+        return decode(line).seq if line is not None else None
+    finally:
+        os.close(fd)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _line_at(fd: int, offset: int) -> bytes | None:
+    """The complete line that starts at `offset`, without its newline; None where there is none."""
+    data = b""
+    while (end := data.find(b"\n")) < 0:
+        chunk = os.pread(fd, 64 * 1024, offset + len(data))
+        if not chunk:
+            return None
+        data += chunk
+    return data[:end]
+
+
+def _offset_after(fd: int, seq: int) -> int:
+    """Where the line after `seq` begins: bisected, since lines stand in order of their seq."""
+    low, high = 0, os.fstat(fd).st_size
+    while low < high:
+        middle = (low + high) // 2
+        start = _line_start(fd, middle)
+        line = _line_at(fd, start)
+        if line is None:
+            high = start if start < high else middle
+        elif decode(line).seq <= seq:
+            low = start + len(line) + 1
+        else:
+            high = start
+    return low
+
+
+def _line_start(fd: int, offset: int) -> int:
+    """Where the line that holds the byte at `offset` begins."""
+    end = offset
+    while end > 0:
+        begin = max(0, end - 4096)
+        newline = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0
+
+
+# --------------------------------------------------------------------------------------------- reader
+
+
+class LogReader:
+    """Reads the log forward, line after line, over rotations; checks that each line continues the chain.
+
+    Not thread-safe: its owner guards it. Reading takes no lock: only complete lines count.
+    """
+
+    def __init__(self, folder: Path, place: Place | None = None, offset: int = 0, inode: int = 0) -> None:
+        self.folder = folder
+        self.place = place or Place()
+        self.offset = offset
+        self.inode = inode
+        self._fd = -1
+        self._torn = 0  # bytes behind the last newline: not a line yet, or the remains of a crash
+        if inode:
+            self._reopen(inode)
+
+    @classmethod
+    def after(cls, folder: Path, seq: int) -> LogReader:
+        """A reader that begins behind `seq`. Raises Rewound when the log has not got that far."""
+        reader = cls(folder)
+        if seq <= 0:
+            return reader
+        for first, path in reversed(segments(folder)):
+            if first > seq:
+                continue
+            fd = _open(path)
+            offset = _offset_after(fd, seq)
+            line = _line_at(fd, _line_start(fd, offset - 1)) if offset else None
+            if line is None or (event := decode(line)).seq != seq:
+                os.close(fd)
+                break
+            reader._adopt(fd, offset)
+            reader.place = Place(seq, event.digest, event.time)
+            return reader
+        raise Rewound(f"the log does not reach seq {seq}")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
+
+    def is_current(self) -> bool:
+        """Whether everything in the log was taken in: one `stat`, about a microsecond."""
+        try:
+            status = os.stat(self.folder / ACTIVE)
+        except FileNotFoundError:
+            return self._fd < 0 or self.inode == 0
+        return status.st_ino == self.inode and status.st_size == self.offset + self._torn
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """Inode and size of the active file when everything in it was taken in."""
+        return self.inode, self.offset + self._torn
+
+    def read(self, limit: int | None = None) -> list[Event]:
+        """The complete lines that came since, at most `limit`. Raises Rewound; Corrupt where the chain breaks."""
+        found: list[Event] = []
+        while limit is None or len(found) < limit:
+            if self._fd < 0 and not self._open_next():
+                break
+            taken = self._take(found, limit)
+            if taken:
+                continue
+            if not self._ended():
+                break
+            if self._take(found, limit):  # what came between the last read and the rotation
+                continue
+            if not self._open_next():
+                break
+        return found
+
+    def _take(self, found: list[Event], limit: int | None) -> bool:
+        size = os.fstat(self._fd).st_size
+        if size < self.offset:
+            raise Rewound(f"the log was cut: {size} bytes where {self.offset} were read")
+        if size == self.offset:
+            self._torn = 0
+            return False
+        data = os.pread(self._fd, _CHUNK, self.offset)
+        whole = data.rfind(b"\n") + 1
+        if whole == 0:
+            if len(data) >= _CHUNK:
+                raise Corrupt(f"no line ends within {_CHUNK} bytes behind seq {self.place.seq}")
+            self._torn = len(data)
+            return False
+        taken = False
+        for line in data[: whole - 1].split(b"\n"):
+            if limit is not None and len(found) >= limit:
+                break
+            found.append(self._accept(line))
+            taken = True
+        self._torn = 0
+        return taken
+
+    def _accept(self, line: bytes) -> Event:
+        event = decode(line)
+        if event.seq != self.place.seq + 1 or event.prev != self.place.digest:
+            raise Corrupt(
+                f"the log breaks at seq {event.seq}: it does not continue seq {self.place.seq} "
+                f"({self.place.digest[:19]}…). `kircerta audit verify` shows where"
+            )
+        self.advance(event)
+        return event
+
+    def advance(self, event: Event) -> None:
+        """Count a line as taken in (also those that this process has just written)."""
+        self.place = Place(event.seq, event.digest, event.time)
+        self.offset += len(event.line) + 1
+
+    def _ended(self) -> bool:
+        """Whether the file being read is no longer the active one."""
+        try:
+            return os.stat(self.folder / ACTIVE).st_ino != self.inode
+        except FileNotFoundError:
+            return self._renamed()
+
+    def _renamed(self) -> bool:
+        return any(os.stat(path).st_ino == self.inode for _, path in segments(self.folder))
+
+    def _open_next(self) -> bool:
+        """Go on with the file that holds the next line. False when there is none yet."""
+        following = self.place.seq + 1
+        for first, path in segments(self.folder):
+            if first == following:
+                with suppress(FileNotFoundError):  # renamed meanwhile: the next call finds it
+                    self._adopt(_open(path), 0)
+                    return True
+                return False
+        self._check_continues(following)
+        with suppress(FileNotFoundError):
+            fd = _open(self.folder / ACTIVE)
+            if _line_at(fd, 0) is None:
+                self._adopt(fd, 0)
+                return False
+            os.close(fd)
+        return False
+
+    def _check_continues(self, following: int) -> None:
+        last = segments(self.folder)
+        if last and last[-1][0] > following:
+            raise Corrupt(f"the log's segment with seq {following} is missing: {last[-1][1].name} begins later")
+        if self.place.seq and not any(first <= self.place.seq for first, _ in last):
+            raise Rewound(f"the log no longer holds seq {self.place.seq}")
+        if self._fd >= 0 and not self._renamed():
+            raise Rewound(f"the log was replaced behind seq {self.place.seq}")
+
+    def _adopt(self, fd: int, offset: int) -> None:
+        self.close()
+        self._fd, self.inode, self.offset, self._torn = fd, os.fstat(fd).st_ino, offset, 0
+
+    def _reopen(self, inode: int) -> None:
+        """Go on in the file with this inode, at the remembered offset."""
+        paths = [self.folder / ACTIVE, *(path for _, path in reversed(segments(self.folder)))]
+        for path in paths:
+            with suppress(FileNotFoundError):
+                fd = _open(path)
+                status = os.fstat(fd)
+                if status.st_ino == inode and self._ends_with_place(fd, status.st_size):
+                    self._fd = fd
+                    return
+                os.close(fd)
+        raise Rewound(f"the log no longer holds seq {self.place.seq} where it stood")
+
+    def _ends_with_place(self, fd: int, size: int) -> bool:
+        if self.offset == 0:
+            return True
+        if size < self.offset:
+            return False
+        line = _line_at(fd, _line_start(fd, self.offset - 1))
+        return line is not None and digest_of(line) == self.place.digest
+
+    @property
+    def torn_bytes(self) -> bytes:
+        """What stands behind the last complete line."""
+        if self._fd < 0:
+            return b""
+        return os.pread(self._fd, _CHUNK, self.offset)
+
+
+def read_events(folder: Path, after: int = 0) -> Iterator[Event]:
+    """All events behind `after`, in order, from the files as they stand."""
+    reader = LogReader.after(folder, after)
+    try:
+        while batch := reader.read(limit=2048):
+            yield from batch
+    finally:
+        reader.close()
+
+
+def event_at(folder: Path, seq: int) -> Event | None:
+    """The event with this seq, found by bisection; None when there is none."""
+    if seq < 1:
+        return None
+    try:
+        reader = LogReader.after(folder, seq - 1)
+    except Rewound:
+        return None
+    try:
+        found = reader.read(limit=1)
+        return found[0] if found else None
+    finally:
+        reader.close()
+
+
+def events_of(folder: Path, subject: str) -> Iterator[Event]:
+    """The events of one task, in order: the files are searched for its id without parsing the other lines."""
+    needle = b'"subject":' + orjson.dumps(subject) + b","
+    for _, path in segments(folder):
+        with path.open("rb") as file, suppress(ValueError), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = data.find(needle)
+            while found >= 0:
+                begin = data.rfind(b"\n", 0, found) + 1
+                end = data.find(b"\n", found)
+                if end < 0:
+                    break
+                event = decode(data[begin:end])
+                if event.subject == subject:
+                    yield event
+                found = data.find(needle, end)
+
+
+# --------------------------------------------------------------------------------------------- writer
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What the last holder of the lock left behind in the sidecar: a hint that saves work, never a truth.
+
+    `synced` bytes of the file `inode` are durable, and every event up to `applied` shows in its task file. It is
+    valid within one boot of the machine: page cache and marker die together.
+    """
+
+    boot: str = ""
+    inode: int = 0
+    synced: int = 0
+    applied: int = 0
+
+    @classmethod
+    def load(cls, fd: int) -> Marker:
+        data = os.pread(fd, 4096, 0)
+        body, _, checksum = data.rstrip(b"\n").rpartition(b" ")
+        if not body or checksum != b"%08x" % zlib.crc32(body):
+            return cls()
+        boot, inode, synced, applied = body.split(b" ")
+        return cls(boot.decode(), int(inode), int(synced), int(applied))
+
+    def store(self, fd: int) -> None:
+        body = b"%s %d %d %d" % (self.boot.encode(), self.inode, self.synced, self.applied)
+        line = body + b" %08x\n" % zlib.crc32(body)
+        with suppress(OSError):  # a full disk: the next holder does the work again
+            os.pwrite(fd, line, 0)
+            os.ftruncate(fd, len(line))
+
+
+def _boot_id() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"unknown-{os.getpid()}-{time.monotonic_ns()}"
+
+
+BOOT: Final = _boot_id()
+
+
+class Transaction:
+    """What may be done while the workspace's lock is held: place events, append them durably."""
+
+    def __init__(self, log: AuditLog, reader: LogReader, lock_fd: int) -> None:
+        self._log = log
+        self._reader = reader
+        self._lock_fd = lock_fd
+        self._marker = Marker.load(lock_fd)
+        self.stamp: Stamp = Stamp("", log.clock.new_id)
+        self.news: list[Event] = []
+
+    @property
+    def applied(self) -> int:
+        """Up to which seq the task files are known to show the log."""
+        return self._marker.applied if self._marker.boot == BOOT else 0
+
+    def mark_applied(self) -> None:
+        """Every event so far shows in its task file."""
+        self._marker = replace(self._marker, boot=BOOT, applied=self._reader.place.seq)
+        self._marker.store(self._lock_fd)
+
+    def begin(self) -> None:
+        """Catch up with the others, put a torn tail aside, make sure that what was read is durable."""
+        self.news = self._reader.read()
+        torn = self._reader.torn_bytes
+        self.stamp = self._log.clock.stamp(self._reader.place.time)
+        if torn:
+            self._set_aside(torn)
+        elif self.news and not self._is_synced():
+            # a writer may have died between its write and its sync: nobody builds on a line that could vanish
+            self._sync()
+
+    def _is_synced(self) -> bool:
+        marker, reader = self._marker, self._reader
+        return marker.boot == BOOT and marker.inode == reader.inode and marker.synced >= reader.offset
+
+    def _sync(self) -> None:
+        fd = self._log.open_active()
+        try:
+            files.sync_data(fd)
+        except OSError as error:
+            raise self._log.poison(SyncFailed(f"the log could not be synced ({error.strerror})")) from None
+        finally:
+            os.close(fd)
+        self._remember_synced()
+
+    def _set_aside(self, torn: bytes) -> None:
+        """A tail without newline was never acknowledged: keep a copy, cut it off, and say so in the log."""
+        reader = self._reader
+        digest = hashlib.sha256(torn).hexdigest()
+        folder = self._log.folder / ".torn"
+        try:
+            folder.mkdir(exist_ok=True)
+            files.keep_durably(folder, f"{reader.place.seq + 1}-{digest[:16]}", torn)
+        except OSError as error:
+            raise files.storage_error(error, str(folder)) from None
+        fd = self._log.open_active()
+        try:
+            os.ftruncate(fd, reader.offset)
+            files.sync_data(fd)
+        except OSError as error:
+            raise self._log.poison(SyncFailed(f"the torn log could not be cut ({error.strerror})")) from None
+        finally:
+            os.close(fd)
+        reader.read()
+        draft = Draft(
+            "log_recovered",
+            "kircerta",
+            {"torn_bytes": len(torn), "torn_sha256": digest, "kept_as": f"audit/.torn/{reader.place.seq + 1}-{digest[:16]}"},
+        )
+        self.news += self.append([self.place(draft, reader.place)])
+
+    def place(self, draft: Draft, after: Place | None = None) -> Event:
+        """Give a draft its place behind `after` (the log's end by default). Its line is sealed by `seal`."""
+        behind = after or self._reader.place
+        return Event(
+            seq=behind.seq + 1,
+            id=self.stamp.new_id("e"),
+            source=self._log.source,
+            type=draft.type,
+            time=self.stamp.now,
+            actor=draft.actor,
+            data=draft.data,
+            prev=behind.digest,
+            subject=draft.subject,
+            correlationid=draft.correlationid,
+        )
+
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        """Append placed events, all in one write and one sync. This call's return is the commit point.
+
+        A crash inside leaves a prefix of them, or a torn tail that the next holder of the lock puts aside.
+        Raises StorageFailed (nothing was written), SyncFailed (this process must stop writing).
+        """
+        sealed = [seal(event) for event in events]
+        log, reader = self._log, self._reader
+        log.check_healthy()
+        fd = log.open_active(rotate_at=log.segment_bytes, reader=reader)
+        try:
+            files.append_durably(fd, b"".join(event.line + b"\n" for event in sealed), reader.offset)
+        except SyncFailed as error:
+            raise log.poison(error) from None
+        finally:
+            os.close(fd)
+        for event in sealed:
+            reader.advance(event)
+        self._remember_synced()
+        return sealed
+
+    def _remember_synced(self) -> None:
+        self._marker = replace(self._marker if self._marker.boot == BOOT else Marker(),
+                               boot=BOOT, inode=self._reader.inode, synced=self._reader.offset)
+        self._marker.store(self._lock_fd)
+
+
+def seal(event: Event) -> Event:
+    """The event with its exact line. Sealing twice changes nothing."""
+    return event if event.line else replace(event, line=encode(event))
+
+
+def after(event: Event) -> Place:
+    """The place behind a sealed event."""
+    return Place(event.seq, event.digest, event.time)
+
+
+class AuditLog:
+    """The log of one workspace, as one process sees it.
+
+    Args:
+        folder: the workspace's ``audit`` folder.
+        source: the process kind for the events' `source`, e.g. ``kircerta/api``.
+        segment_bytes: a segment is closed when it has reached this size.
+    """
+
+    def __init__(
+        self, folder: Path, *, source: str, clock: Clock | None = None, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        self.folder = folder
+        self.source = source
+        self.clock = clock or Clock()
+        self.segment_bytes = segment_bytes
+        self._lock = FileLock(folder / ".lock")
+        self._poisoned: StorageFailed | None = None
+
+    @contextmanager
+    def transact(self, reader: LogReader, timeout: float = files.LOCK_TIMEOUT_S) -> Iterator[Transaction]:
+        """Hold the workspace's lock with everything read. Raises Busy, Rewound, Corrupt, StorageFailed."""
+        self.check_healthy()
+        with self._lock.hold(timeout) as fd:
+            transaction = Transaction(self, reader, fd)
+            transaction.begin()
+            yield transaction
+
+    def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
+        """The active file's descriptor for writing; made, or begun anew when it is full, with its name durable."""
+        path = self.folder / ACTIVE
+        try:
+            if rotate_at is not None and reader is not None and reader.offset >= rotate_at:
+                self._rotate(path)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+            if reader is not None and os.fstat(fd).st_ino != reader.inode:
+                files.sync_folder(self.folder)
+                reader._adopt(os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0)
+            return fd
+        except OSError as error:
+            raise files.storage_error(error, f"the log {path}") from None
+
+    def _rotate(self, path: Path) -> None:
+        first = _first_seq(path)
+        if first is not None:
+            os.rename(path, self.folder / f"events-{first}.jsonl")
+            files.sync_folder(self.folder)
+
+    def poison(self, error: StorageFailed) -> StorageFailed:
+        """After a failed sync nobody knows what is on the disk: this process writes no more."""
+        self._poisoned = error
+        return error
+
+    def check_healthy(self) -> None:
+        if self._poisoned is not None:
+            raise SyncFailed(f"{self._poisoned}; writing stopped until a restart")
+
+
+# --------------------------------------------------------------------------------------------- verify
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What `verify` found. `problem` is None when the chain holds from the first line to the last."""
+
+    events: int
+    bytes: int
+    segments: int
+    last_seq: int
+    head: str
+    problem: str | None = None
+    torn_bytes: int = 0
+
+
+def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> Verified:
+    """Check every line of every segment: JSON, gapless seq, time never decreasing, and the hash chain.
+
+    A torn tail (bytes behind the last newline) is told apart: it is what a crash leaves, and was never acknowledged.
+    """
+    state = _Chain()
+    found = segments(folder) if folder.is_dir() else []
+    for number, (first, path) in enumerate(found):
+        state.check_file(path, first, last=number == len(found) - 1, progress=progress)
+        if state.problem:
+            break
+    return Verified(state.events, state.bytes, len(found), state.seq, state.digest, state.problem, state.torn)
+
+
+class _Chain:
+    """The running state of a verification."""
+
+    def __init__(self) -> None:
+        self.seq, self.digest, self.time = 0, GENESIS, ""
+        self.events = self.bytes = self.torn = 0
+        self.problem: str | None = None
+
+    def check_file(self, path: Path, first: int, *, last: bool, progress: Callable[[int], None]) -> None:
+        rest = b""
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                lines = (rest + chunk).split(b"\n")
+                rest = lines.pop()
+                for line in lines:
+                    self._check_line(line, path)
+                    if self.problem:
+                        return
+                progress(self.events)
+        if rest and not last:
+            self.problem = f"{path.name} ends in the middle of a line behind seq {self.seq}"
+        elif rest:
+            self.torn = len(rest)
+
+    def _check_line(self, line: bytes, path: Path) -> None:
+        try:
+            body = orjson.loads(line)
+            seq, prev, moment = body["seq"], body["prev"], body["time"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            self.problem = f"{path.name}: the line behind seq {self.seq} is no event"
+            return
+        if seq != self.seq + 1:
+            self.problem = f"{path.name}: seq {seq} follows seq {self.seq}"
+        elif prev != self.digest:
+            self.problem = f"{path.name}: seq {seq} does not continue seq {self.seq}: a line was changed, added or removed"
+        elif moment < self.time:
+            self.problem = f"{path.name}: time goes back at seq {seq}"
+        self.seq, self.time = seq, moment
+        self.digest = "sha256:" + hashlib.sha256(line).hexdigest()
+        self.events += 1
+        self.bytes += len(line) + 1

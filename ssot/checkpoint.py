@@ -1,0 +1,111 @@
+"""A private cache of the view at one position of the log. Only ever a cache: when in doubt it is thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from audit import files
+from audit.event import Corrupt
+from audit.files import Signature
+from audit.log import LogReader, Place, Rewound
+from ssot.rules import Signs
+from ssot.view import Entry, HeldFile, OpenAttempt, Remembered, View
+
+FORMAT: Final = 1
+NAME: Final = "checkpoint.json"
+_MAX_BYTES: Final = 4 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is written: a place in the log, and the rows as tuples."""
+
+    place: Place
+    inode: int
+    offset: int
+    body: dict[str, Any]
+    rows: list[Entry]
+
+
+def take(view: View, reader: LogReader) -> Snapshot:
+    """Copy what is needed; quick, since the owner's lock is held."""
+    body = {
+        "held": [asdict(held) for held in view.held.values()],
+        "opened": [asdict(attempt) for attempt in view.opened.values()],
+        "remembered": {key: asdict(first) for key, first in view.remembered.items()},
+        "last_change": list(view.last_change),
+    }
+    return Snapshot(reader.place, reader.inode, reader.offset, body, list(view.entries.values()))
+
+
+def save(folder: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot: a header line with its digest, then everything else."""
+    payload = orjson.dumps({**snapshot.body, "rows": [_row(entry) for entry in snapshot.rows]})
+    header = orjson.dumps(
+        {
+            "format": FORMAT,
+            "place": asdict(snapshot.place),
+            "inode": snapshot.inode,
+            "offset": snapshot.offset,
+            "sha256": hashlib.sha256(payload).hexdigest(),
+        }
+    )
+    files.replace_file(folder / NAME, header + b"\n" + payload)
+
+
+def _row(entry: Entry) -> list[Any]:
+    signature = entry.signature
+    times = [signature.inode, signature.size, signature.mtime_ns, signature.ctime_ns] if signature else None
+    return [
+        entry.task_id,
+        entry.order,
+        entry.status,
+        entry.source,
+        entry.stage,
+        entry.title,
+        entry.seq,
+        entry.revision,
+        entry.digest,
+        entry.summary.decode(),
+        entry.dispatchable,
+        times,
+        entry.checked_ns,
+    ]
+
+
+def _entry(row: list[Any]) -> Entry:
+    row[9] = row[9].encode()
+    row[11] = Signature(*row[11]) if row[11] else None
+    return Entry(*row)
+
+
+def load(folder: Path, audit_folder: Path) -> tuple[View, LogReader] | None:
+    """The view and a reader at its place; None when there is no checkpoint that fits the log as it stands."""
+    try:
+        raw, _ = files.read_regular(folder / NAME, _MAX_BYTES)
+        head, _, payload = raw.partition(b"\n")
+        header = orjson.loads(head)
+        if header["format"] != FORMAT or header["sha256"] != hashlib.sha256(payload).hexdigest():
+            return None
+        reader = LogReader(audit_folder, Place(**header["place"]), header["offset"], header["inode"])
+        return _view(orjson.loads(payload)), reader
+    except (OSError, files.NotRegular, ValueError, KeyError, TypeError, Rewound, Corrupt):
+        return None
+
+
+def _view(body: dict[str, Any]) -> View:
+    view = View()
+    view.index_many([_entry(row) for row in body["rows"]])
+    view.held = {held["file"]: HeldFile(**held) for held in body["held"]}
+    for attempt in body["opened"]:
+        attempt["signs"] = Signs(**attempt["signs"])
+        view.opened[attempt["task_id"]] = OpenAttempt(**attempt)
+    view.remembered = {key: Remembered(**first) for key, first in body["remembered"].items()}
+    seq, cursor = body["last_change"]
+    view.last_change = (seq, cursor)
+    return view

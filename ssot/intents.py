@@ -1,0 +1,116 @@
+"""What somebody wants of a task: plain, frozen values that the rules judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssot.task import AckBody, Build, Criterion, Issue, ResultBody, Source, VerdictBody
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a task. `created_at` None means now; no criteria means that the title is the one criterion."""
+
+    request_text: str
+    source: Source = "manual"
+    title: str | None = None
+    acceptance_criteria: tuple[Criterion, ...] = ()
+    scope: tuple[str, ...] = ()
+    created_at: str | None = None
+    correlation_id: str | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+    build: Build | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    chat_id: int | None = None
+    message_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Hand the task to an executor. `issues`, where given, must be exactly those that have to be forwarded."""
+
+    dispatch_id: str
+    executor: str = "fake"
+    reviewer: str = "fake"
+    ack_timeout_s: float = 30.0
+    issues: tuple[Issue, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendAck:
+    body: AckBody
+
+
+@dataclass(frozen=True, slots=True)
+class SendHeartbeat:
+    dispatch_id: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    body: ResultBody
+
+
+@dataclass(frozen=True, slots=True)
+class SendVerdict:
+    body: VerdictBody
+
+
+@dataclass(frozen=True, slots=True)
+class WarnOfSilence:
+    """The executor has said nothing since `silent_since`."""
+
+    dispatch_id: str
+    silent_since: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOutAck:
+    """The ACK's deadline has passed."""
+
+    dispatch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndAttempt:
+    """The attempt cannot go on: ``executor_failed``, ``reviewer_failed``, ``orphaned`` …"""
+
+    dispatch_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    reason: str = ""
+    review_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    reason: str
+    issues: tuple[Issue, ...] = ()
+    review_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unlock:
+    reason: str
+
+
+Intent = (
+    Create
+    | Dispatch
+    | SendAck
+    | SendHeartbeat
+    | SendResult
+    | SendVerdict
+    | WarnOfSilence
+    | TimeOutAck
+    | EndAttempt
+    | Approve
+    | Reject
+    | Unlock
+)

@@ -1,0 +1,146 @@
+"""The settings of one process: read once, at its entry point, then handed on frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from audit.log import SEGMENT_BYTES
+from ssot.rules import Policy
+from ssot.store import StoreSettings
+
+LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+MIN_SECRET_BYTES: Final = 32
+JWT_SECRET_FILE: Final = Path(".secrets") / "jwt_secret"
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message names it and says what is expected."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, from the environment (prefix ``KIRCERTA_``) and a ``.env`` file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KIRCERTA_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    home: Path = Field(Path("."), description="The workspace that holds `ssot/`, `audit/` and `reports/` data.")
+    jwt_secret: SecretStr | None = Field(
+        None, description="HS256 key of the tokens, at least 32 bytes. `kircerta up` makes one in `.secrets/`."
+    )
+    github_secret: SecretStr | None = Field(
+        None, description="HMAC-SHA256 key of `/webhooks/github`; several, comma-separated, while rotating."
+    )
+    xcode_secret: SecretStr | None = Field(None, description="Shared secret of `/webhooks/xcode`.")
+    telegram_secret: SecretStr | None = Field(None, description="Secret token of `/webhooks/telegram`.")
+    telegram_token: SecretStr | None = Field(None, description="The poller's bot token.")
+    telegram_api: str = Field("https://api.telegram.org", description="The Bot API's base URL.")
+    api_url: str = Field(
+        "http://127.0.0.1:8000", description="Where the command and the flows find kircerta's API over HTTP."
+    )
+    prefect_api_url: str | None = Field(
+        None,
+        validation_alias="PREFECT_API_URL",
+        description="A Prefect server; used for a dispatch only if its deployments serve this workspace.",
+    )
+    token: SecretStr | None = Field(None, description="The token that `kircerta approve` and `reject` send.")
+    ack_timeout_s: float = Field(30.0, gt=0, le=86400, description="Seconds from a dispatch to a valid ACK.")
+    heartbeat_warning_s: float = Field(
+        30.0, gt=0, le=86400, description="Seconds of executor silence before `heartbeat_warning`."
+    )
+    max_rejects: int = Field(3, ge=1, le=1000, description="Rejected attempts in a row before `reject_lock`.")
+    max_body_bytes: int = Field(
+        1048576, ge=1024, le=64 * 1048576, description="Larger bodies get 413 (GitHub: 25 MiB)."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        LOOPBACK_NAMES, description="Other `Host` headers get 421. Comma-separated."
+    )
+    read_auth: bool = Field(False, description="Whether reads ask for a `viewer` token on a loopback bind, too.")
+    trust_history: bool = Field(
+        False, description="Whether an attempt that arrived inside a file may be approved."
+    )
+    auto_redispatch: bool = Field(
+        True, description="Whether a rejection at the gate starts the next attempt by itself (never once locked)."
+    )
+    execution_timeout_s: float = Field(
+        3600.0, gt=0, le=7 * 86400, description="Seconds a local executor may take from its ACK to its result."
+    )
+    review_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, description="Seconds a local reviewer may take.")
+    orphan_after_s: float = Field(
+        120.0, gt=0, description="Seconds after which a local attempt that no process runs is ended as `orphaned`."
+    )
+    dispatch_concurrency: int = Field(4, ge=1, le=64, description="How many dispatches run at once in one process.")
+    segment_bytes: int = Field(
+        SEGMENT_BYTES, ge=65536, description="A segment of the log is closed when it has this size."
+    )
+    lock_timeout_s: float = Field(5.0, gt=0, le=60, description="Seconds to wait for the workspace's lock.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def store(self) -> StoreSettings:
+        """What the store needs of it."""
+        return StoreSettings(
+            policy=Policy(max_rejects=self.max_rejects, trust_history=self.trust_history),
+            lock_timeout_s=self.lock_timeout_s,
+            segment_bytes=self.segment_bytes,
+        )
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process. Raises SettingsError.
+
+    Every secret ``KIRCERTA_X`` may come as a path in ``KIRCERTA_X_FILE``; the token key that `up` made is found in
+    the workspace's ``.secrets/``.
+    """
+    try:
+        settings = Settings(**{**_secrets_from_files(os.environ), **overrides})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise SettingsError(f"{_variable(name)}: {first['msg']}") from None
+    settings = settings.model_copy(update={"home": settings.home.absolute()})
+    settings = _with_kept_key(settings)
+    if settings.jwt_secret and len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        raise SettingsError(f"KIRCERTA_JWT_SECRET: at least {MIN_SECRET_BYTES} bytes are needed")
+    return settings
+
+
+def _variable(name: str) -> str:
+    return name if name == "PREFECT_API_URL" else f"KIRCERTA_{name.upper()}"
+
+
+def _secrets_from_files(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, field in Settings.model_fields.items():
+        path = environment.get(f"KIRCERTA_{name.upper()}_FILE")
+        if path and field.annotation == (SecretStr | None):
+            try:
+                found[name] = Path(path).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"KIRCERTA_{name.upper()}_FILE: {path} cannot be read ({error})") from None
+    return found
+
+
+def _with_kept_key(settings: Settings) -> Settings:
+    if settings.jwt_secret is not None:
+        return settings
+    try:
+        kept = (settings.home / JWT_SECRET_FILE).read_text().strip()
+    except OSError:
+        return settings
+    return settings.model_copy(update={"jwt_secret": SecretStr(kept)}) if kept else settings

@@ -1,0 +1,900 @@
+"""The truth: the only writer of task files. Every change goes through the log first, then shows in its file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from audit import files
+from audit import log as audit_log
+from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event, encode
+from audit.files import NotRegular, Signature, StorageFailed
+from audit.log import AuditLog, LogReader, Place, Rewound, Transaction
+from audit.stamp import Clock
+from ssot import adopt, checkpoint, rules
+from ssot.adopt import Adopted, Held, Outdated
+from ssot.blobs import Blobs
+from ssot.intents import Intent
+from ssot.rules import Policy, Refusal, Signs
+from ssot.task import (
+    TASK_ID,
+    Task,
+    document_bytes,
+    document_digest,
+    externalise,
+    internalise,
+    parse_known,
+    plain,
+    review_digest,
+)
+from ssot.view import Entry, HeldFile, OpenAttempt, Query, View
+
+SETTLE_S: Final = 0.3
+"""A file that makes no sense and is younger than this may still be being written: it is looked at again later."""
+RACY_NS: Final = 20_000_000
+"""A file changed this shortly before it was looked at may change again without its times showing it."""
+_CHUNK: Final = 200
+_ROOM_FOR_ENVELOPE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What the store depends on: the rules' policy and its own limits (seconds, bytes)."""
+
+    policy: Policy = Policy()
+    lock_timeout_s: float = files.LOCK_TIMEOUT_S
+    segment_bytes: int = audit_log.SEGMENT_BYTES
+
+
+class Refused(Exception):
+    """The rules said no. Ask differently; the refusal is in the log where that is worth knowing."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.detail)
+        self.code = refusal.code
+        self.detail = refusal.detail
+        self.facts = refusal.facts
+
+
+class IdempotencyMismatch(Exception):
+    """The idempotency key was used before, with another body."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """Digests of principal, route and key, and of the body."""
+
+    key: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit left: the task, its exact document bytes, and the events that made it so (none for a repeat)."""
+
+    task: Task
+    document: bytes
+    events: tuple[Event, ...] = ()
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """An event ready for the log, and the document it results in."""
+
+    event: Event
+    task: Task | None = None
+    document: bytes = b""
+
+
+class Store:
+    """The tasks of one workspace, as one process sees them. Thread-safe; any number of processes at once.
+
+    Args:
+        home: the workspace.
+        source: the process kind for the events, e.g. ``kircerta/api``.
+    """
+
+    def __init__(
+        self, home: Path, *, source: str, settings: StoreSettings | None = None, clock: Clock | None = None
+    ) -> None:
+        self.home = home
+        self.settings = settings or StoreSettings()
+        self.tasks_folder = home / "ssot" / "tasks"
+        self.audit_folder = home / "audit"
+        self.private_folder = home / ".kircerta"
+        self.blobs = Blobs(home / "ssot" / "blobs")
+        self._prepare()
+        self.log = AuditLog(
+            self.audit_folder, source=source, clock=clock, segment_bytes=self.settings.segment_bytes
+        )
+        self._mutex = threading.RLock()
+        self.view = View()
+        self._reader = LogReader(self.audit_folder)
+        self._seen: tuple[int, int] = (-1, -1)
+        self._unsettled: set[str] = set()
+        self._checkpoint_seq = 0
+
+    def _prepare(self) -> None:
+        files.check_supported(self.home)
+        try:
+            for folder in (self.tasks_folder, self.blobs.folder, self.audit_folder, self.private_folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.storage_error(error, f"the workspace {self.home}") from None
+
+    @classmethod
+    def open(
+        cls,
+        home: Path,
+        *,
+        source: str,
+        settings: StoreSettings | None = None,
+        clock: Clock | None = None,
+        scan: bool = True,
+    ) -> Store:
+        """A store that has read the log. `scan` compares every task file too; without it, only after a reboot."""
+        store = cls(Path(home).absolute(), source=source, settings=settings, clock=clock)
+        store._load()
+        if scan or store._scan_is_due():
+            store.scan()
+        return store
+
+    # --------------------------------------------------------------------------------------- catching up
+
+    def _load(self) -> None:
+        """Read the log, from the checkpoint on where there is a valid one."""
+        with self._mutex:
+            found = checkpoint.load(self.private_folder, self.audit_folder)
+            if found is not None:
+                self.view, self._reader = found
+                self._checkpoint_seq = self._reader.place.seq
+            self.refresh()
+
+    def _scan_is_due(self) -> bool:
+        """After a reboot files may have lost what was not flushed; also when nobody has looked yet."""
+        try:
+            fd = os.open(self.audit_folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            return audit_log.Marker.load(fd).boot != audit_log.BOOT
+        finally:
+            os.close(fd)
+
+    def is_current(self) -> bool:
+        """Whether everything in the log was taken in: one `stat`; safe on an event loop."""
+        try:
+            status = os.stat(self.audit_folder / audit_log.ACTIVE)
+        except FileNotFoundError:
+            return self._seen[0] <= 0
+        return (status.st_ino, status.st_size) == self._seen
+
+    def refresh(self) -> None:
+        """Take in what others wrote. Raises Corrupt."""
+        if self.is_current():
+            return
+        with self._mutex:
+            try:
+                while batch := self._reader.read(limit=4096):
+                    self._take_in(batch)
+            except Rewound:
+                self._start_over()
+            self._note_seen()
+
+    def _start_over(self) -> None:
+        """The log was replaced by another: forget everything, read it from its beginning."""
+        self.view = View()
+        self._reader.close()
+        self._reader = LogReader(self.audit_folder)
+        while batch := self._reader.read(limit=4096):
+            self._take_in(batch)
+
+    def _note_seen(self) -> None:
+        self._seen = self._reader.end
+
+    def _take_in(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._apply(event)
+
+    def _apply(self, event: Event, planned: _Planned | None = None) -> None:
+        """Bring the view behind one event."""
+        kind = KINDS.get(event.type)
+        if kind is not None and kind.changes_task:
+            task, document = (planned.task, planned.document) if planned else self._evolved(event)
+            assert task is not None
+            self.view.put(task, document, event.data["document_sha256"])
+            self.view.last_change = (event.seq, event.cursor)
+            self.view.held.pop(f"{event.subject}.json", None) if event.type == "task_adopted" else None
+        elif kind is None and "document_sha256" in event.data:
+            raise Corrupt(f"seq {event.seq} is a {event.type}, which a newer kircerta wrote: update this one")
+        elif event.type in ("heartbeat", "heartbeat_warning"):
+            self.view.sign_of_life(event)
+        elif event.type == "task_invalid":
+            self.view.hold(event)
+        elif event.type == "task_restored":
+            self.view.held.pop(f"{event.subject}.json", None)
+        record = event.data.get("idempotency")
+        if record is not None:
+            self.view.remember(event, record)
+
+    def _evolved(self, event: Event) -> tuple[Task, bytes]:
+        """What an event makes of its task: computed, and compared with the digest that the event carries."""
+        assert event.subject is not None
+        task = rules.evolve(self._task_or_none(event.subject), event, self.facts(event))
+        document = document_bytes(task)
+        if document_digest(document) != event.data["document_sha256"]:
+            raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) does not lead to the document it names")
+        return task, document
+
+    def facts(self, event: Event) -> dict[str, Any]:
+        """An event's data, with what did not fit its line put back."""
+        blob = event.data.get("blob")
+        if "in_blob" not in event.data or not isinstance(blob, str):
+            return event.data
+        return {**event.data, **orjson.loads(self.blobs.text(blob))}
+
+    # -------------------------------------------------------------------------------------------- reading
+
+    def document(self, task_id: str) -> bytes | None:
+        """The task's exact document as the log gives it; None for an unknown task."""
+        with self._mutex:
+            entry = self.view.entries.get(task_id)
+            if entry is None:
+                return None
+            cached = self.view.documents.get(task_id)
+            if cached is None:
+                cached = self._from_file(entry) or document_bytes(self._rebuilt(task_id, entry.seq))
+                self.view.remember_document(task_id, cached)
+            return cached
+
+    def _from_file(self, entry: Entry) -> bytes | None:
+        try:
+            data, _ = files.read_regular(self._path(entry.task_id))
+        except (OSError, NotRegular):
+            return None
+        return data if document_digest(data) == entry.digest else None
+
+    def _rebuilt(self, task_id: str, seq: int) -> Task:
+        """The task as it stood after an event, from the log alone: slow, and right."""
+        task: Task | None = None
+        for event in audit_log.events_of(self.audit_folder, task_id):
+            if event.seq > seq:
+                break
+            if (kind := KINDS.get(event.type)) and kind.changes_task:
+                task = rules.evolve(task, event, self.facts(event))
+        if task is None:
+            raise Corrupt(f"the log does not tell how {task_id} stood at seq {seq}")
+        return task
+
+    def task(self, task_id: str) -> Task:
+        """The task as it stands. Raises Refused (not_found)."""
+        found = self._task_or_none(task_id)
+        if found is None:
+            raise Refused(Refusal("not_found", f"there is no task {task_id[:200]}"))
+        return found
+
+    def _task_or_none(self, task_id: str) -> Task | None:
+        document = self.document(task_id)
+        return None if document is None else parse_known(document)
+
+    def detail(self, task_id: str) -> bytes | None:
+        """What the detail route answers: the document with its long texts in place, and its `review_digest`."""
+        with self._mutex:
+            document = self.document(task_id)
+        return None if document is None else self.detail_of(document)
+
+    def detail_of(self, document: bytes) -> bytes:
+        """The detail answer for a document as it stood at any time."""
+        task = parse_known(document)
+        body = internalise(plain(task), self.blobs.text)
+        body["review_digest"] = review_digest(task)
+        return orjson.dumps(body)
+
+    def page(self, query: Query) -> bytes:
+        """One page of the list, as JSON bytes."""
+        with self._mutex:
+            return self.view.page(query)
+
+    def pending(self) -> list[str]:
+        """Tasks that `dispatch_pending` takes, oldest first: never dispatched, and not finished or drafts at their source."""
+        with self._mutex:
+            keys = self.view.by_group.get("pending", ())
+            entries = (self.view.entries[task_id] for _, task_id in keys)
+            return [entry.task_id for entry in entries if entry.stage == "new" and entry.dispatchable]
+
+    def open_attempts(self) -> list[OpenAttempt]:
+        """All attempts under way."""
+        with self._mutex:
+            return list(self.view.opened.values())
+
+    def held_files(self) -> list[HeldFile]:
+        """Task files that wait for a person, checked against what lies there now."""
+        with self._mutex:
+            return [held for held in self.view.held.values() if self._still_held(held)]
+
+    def _still_held(self, held: HeldFile) -> bool:
+        path = self.tasks_folder / held.file
+        try:
+            data, _ = files.read_regular(path)
+        except FileNotFoundError:
+            return False
+        except (OSError, NotRegular):
+            return True
+        return document_digest(data) == held.file_sha256
+
+    def last_seq(self) -> int:
+        return self._reader.place.seq
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """The log behind `after`, from the files."""
+        return audit_log.read_events(self.audit_folder, after)
+
+    # -------------------------------------------------------------------------------------------- commits
+
+    def commit(
+        self,
+        task_id: str,
+        intent: Intent,
+        *,
+        actor: str,
+        idempotency: IdempotencyKey | None = None,
+        timeout: float | None = None,
+    ) -> Committed:
+        """Judge an intent on the task as it stands now, and carry it out: log first, then the file.
+
+        Raises:
+            Refused: the rules said no (recorded in the log, but for an unknown task).
+            IdempotencyMismatch: the key came with another body before.
+            Busy, StorageFailed, Corrupt: nothing was done.
+        """
+        if not TASK_ID.fullmatch(task_id):
+            raise Refused(Refusal("invalid_task_id", f"{task_id[:200]!r} is no task id"))
+        with self._transaction(timeout) as transaction:
+            if idempotency is not None and (first := self.view.remembered.get(idempotency.key)):
+                return self._repeat(first.seq, first.body, first.refused, idempotency)
+            shown = self._reconcile([task_id], transaction, quiet=False)
+            self._check_case(task_id, intent)
+            ruling = rules.decide(
+                task_id,
+                self._task_or_none(task_id),
+                intent,
+                actor=actor,
+                stamp=transaction.stamp,
+                policy=self.settings.policy,
+                signs=self._signs(task_id),
+            )
+            drafts = _with_idempotency(ruling.drafts, ruling.refusal, idempotency)
+            events = self._record(drafts, transaction, hold_back=shown)
+            if ruling.refusal is not None:
+                raise Refused(ruling.refusal)
+            document = self.document(task_id)
+            assert document is not None
+            return Committed(parse_known(document), document, tuple(events))
+
+    def commit_many(self, intents: Sequence[tuple[str, Intent]], *, actor: str) -> list[Committed | Refused]:
+        """Several intents on different tasks under one lock and, chunk by chunk, one sync. Answers in order."""
+        answers: list[Committed | Refused] = []
+        for begin in range(0, len(intents), _CHUNK):
+            answers += self._commit_chunk(intents[begin : begin + _CHUNK], actor)
+        return answers
+
+    def _commit_chunk(self, chunk: Sequence[tuple[str, Intent]], actor: str) -> list[Committed | Refused]:
+        with self._transaction(None) as transaction:
+            shown = self._reconcile([task_id for task_id, _ in chunk], transaction, quiet=False)
+            drafts: list[Draft] = []
+            refusals: dict[str, Refused] = {}
+            for task_id, intent in chunk:
+                try:
+                    self._check_case(task_id, intent)
+                except Refused as refused:
+                    refusals[task_id] = refused
+                    continue
+                ruling = rules.decide(
+                    task_id,
+                    self._task_or_none(task_id),
+                    intent,
+                    actor=actor,
+                    stamp=transaction.stamp,
+                    policy=self.settings.policy,
+                    signs=self._signs(task_id),
+                )
+                drafts += ruling.drafts
+                if ruling.refusal is not None:
+                    refusals[task_id] = Refused(ruling.refusal)
+            self._record(drafts, transaction, hold_back=shown)
+            return [refusals.get(task_id) or self._committed(task_id) for task_id, _ in chunk]
+
+    def _committed(self, task_id: str) -> Committed:
+        document = self.document(task_id)
+        assert document is not None
+        return Committed(parse_known(document), document)
+
+    def note(self, draft: Draft, timeout: float | None = None) -> Event:
+        """Append an event that changes no task."""
+        if KINDS[draft.type].changes_task:
+            raise ValueError(f"a {draft.type} changes its task: commit an intent")
+        with self._transaction(timeout) as transaction:
+            return self._record([draft], transaction)[0]
+
+    def _signs(self, task_id: str) -> Signs:
+        attempt = self.view.opened.get(task_id)
+        return attempt.signs if attempt else Signs()
+
+    def _check_case(self, task_id: str, intent: Intent) -> None:
+        known = self.view.folded.get(task_id.casefold())
+        if known is not None and known != task_id and type(intent).__name__ == "Create":
+            raise Refused(Refusal("exists", f"{task_id} differs from the task {known} in case only"))
+
+    def _repeat(
+        self, seq: int, body: str, refused: dict[str, str] | None, idempotency: IdempotencyKey
+    ) -> Committed:
+        """The first answer again."""
+        if body != idempotency.body:
+            raise IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key")
+        if refused is not None:
+            raise Refused(Refusal(refused["code"], refused["detail"]))
+        event = audit_log.event_at(self.audit_folder, seq)
+        if event is None or event.subject is None:
+            raise Corrupt(f"the log no longer holds seq {seq}")
+        if KINDS[event.type].changes_task:
+            task = self._at(event.subject, seq)
+        else:
+            task = self.task(event.subject)
+        return Committed(task, document_bytes(task), repeated=True)
+
+    def _at(self, task_id: str, seq: int) -> Task:
+        entry = self.view.entries.get(task_id)
+        return self.task(task_id) if entry is not None and entry.seq == seq else self._rebuilt(task_id, seq)
+
+    @contextmanager
+    def _transaction(self, timeout: float | None) -> Iterator[Transaction]:
+        """The workspace's lock, with this process's view brought up to date and crashed commits finished."""
+        limit = self.settings.lock_timeout_s if timeout is None else timeout
+        with self._mutex:
+            try:
+                self.refresh()
+                with self.log.transact(self._reader, limit) as transaction:
+                    self._take_in(transaction.news)
+                    self._note_seen()
+                    self._finish_others(transaction)
+                    yield transaction
+            finally:
+                self._note_seen()
+
+    def _finish_others(self, transaction: Transaction) -> None:
+        """Do what a process that died behind its commit point left undone: its file, and the event it owed."""
+        last = self._reader.place.seq
+        if transaction.applied in (0, last):
+            return
+        changed = {
+            event.subject: event
+            for event in self.events(transaction.applied)
+            if event.subject is not None and event.subject in self.view.entries
+        }
+        shown = self._reconcile(list(changed), transaction, quiet=True)
+        due = [
+            draft
+            for task_id, event in changed.items()
+            if event.type == "task_rejected"
+            and (draft := rules.owed(self.task(task_id), self.settings.policy, event.actor))
+        ]
+        self._record(due, transaction, hold_back=shown)
+        transaction.mark_applied()
+
+    # ------------------------------------------------------------------------------------ log, then file
+
+    def _record(
+        self, drafts: Sequence[Draft], transaction: Transaction, *, hold_back: frozenset[str] = frozenset()
+    ) -> list[Event]:
+        """Append drafts durably, take them in, and show them in the task files (but those held back)."""
+        if not drafts:
+            return []
+        plans = self._plan(drafts, transaction)
+        events = transaction.append([plan.event for plan in plans])
+        # From here on it has happened: a crash leaves the files to whoever takes the lock next.
+        shown: dict[str, bytes] = {}
+        for plan, event in zip(plans, events, strict=True):
+            self._apply(event, plan)
+            if plan.task is not None:
+                shown[plan.task.task_id] = plan.document
+        self._note_seen()
+        if all([self._show(task_id, doc, transaction) for task_id, doc in shown.items() if task_id not in hold_back]):
+            transaction.mark_applied()
+        return events
+
+    def _plan(self, drafts: Sequence[Draft], transaction: Transaction) -> list[_Planned]:
+        plans: list[_Planned] = []
+        tasks: dict[str, Task] = {}
+        place: Place = self._reader.place
+        waiting = list(drafts)
+        while waiting:
+            plan = self._plan_one(waiting.pop(0), transaction, place, tasks)
+            plans.append(plan)
+            place = audit_log.after(plan.event)
+            if plan.event.type == "task_rejected" and plan.task is not None:
+                lock = rules.owed(plan.task, self.settings.policy, plan.event.actor)
+                waiting[:0] = [lock] if lock else []
+        return plans
+
+    def _plan_one(
+        self, draft: Draft, transaction: Transaction, place: Place, tasks: dict[str, Task]
+    ) -> _Planned:
+        slim, blobs = externalise(draft.data)
+        data = orjson.loads(orjson.dumps(slim))
+        self.blobs.keep(blobs)
+        placed = transaction.place(replace(draft, data=data), place)
+        if not KINDS[draft.type].changes_task:
+            return _Planned(self._sealed(placed))
+        task_id = draft.subject
+        assert task_id is not None
+        task = rules.evolve(tasks.get(task_id) or self._task_or_none(task_id), placed, data)
+        document = document_bytes(task)
+        if len(document) > files.MAX_FILE_BYTES:
+            raise Refused(
+                Refusal("too_large", f"{task_id} would grow to {len(document)} bytes, more than {files.MAX_FILE_BYTES}")
+            )
+        tasks[task_id] = task
+        data["document_sha256"] = document_digest(document)
+        return _Planned(self._sealed(placed), task, document)
+
+    def _sealed(self, event: Event) -> Event:
+        """The event with its line; values that do not fit 64 KiB move into one blob, largest first."""
+        data = event.data
+        sizes = {key: len(orjson.dumps(value)) for key, value in data.items()} if _may_be_long(data) else {}
+        moved: dict[str, Any] = {}
+        while sum(sizes.values()) > MAX_LINE_BYTES - _ROOM_FOR_ENVELOPE:
+            largest = max(sizes, key=lambda key: sizes[key])
+            moved[largest] = data[largest]
+            del sizes[largest]
+        if moved:
+            raw = orjson.dumps(moved)
+            name = document_digest(raw)
+            self.blobs.keep({name.removeprefix("sha256:"): raw})
+            kept = {key: value for key, value in data.items() if key not in moved}
+            event = replace(event, data={**kept, "blob": name, "in_blob": sorted(moved)})
+        return replace(event, line=encode(event))
+
+    def _path(self, task_id: str) -> Path:
+        return self.tasks_folder / f"{task_id}.json"
+
+    def _show(self, task_id: str, document: bytes, transaction: Transaction) -> bool:
+        """Write the task file. False when the disk refused: the log has it, and whoever comes next tries again."""
+        path, temporary = self._path(task_id), self.tasks_folder / f".{task_id}.tmp"
+        entry = self.view.entries[task_id]
+        expected = entry.signature
+        try:
+            if temporary.exists():
+                self._settle_leftover(temporary, task_id, transaction)
+            written = files.write_new(temporary, document, sync=False)
+            displaced = files.swap_in(temporary, path)
+        except (OSError, StorageFailed):
+            with suppress(OSError):
+                os.unlink(temporary)
+            entry.signature = None
+            return False
+        entry.signature, entry.checked_ns = written, time.time_ns()
+        if displaced:
+            self._look_at_displaced(temporary, task_id, expected, transaction)
+        return True
+
+    def _look_at_displaced(
+        self, temporary: Path, task_id: str, expected: Signature | None, transaction: Transaction
+    ) -> None:
+        """What stood in the file's place until this instant: the version known before, or somebody's save."""
+        status = os.lstat(temporary)
+        same = (
+            expected is not None
+            and (status.st_ino, status.st_size, status.st_mtime_ns)
+            == (expected.inode, expected.size, expected.mtime_ns)
+        )
+        if same:
+            os.unlink(temporary)
+        else:
+            self._settle_leftover(temporary, task_id, transaction)
+
+    def _settle_leftover(self, temporary: Path, task_id: str, transaction: Transaction) -> None:
+        """A file that an exchange or a crash left aside: drop it if the log made it, else take it as an edit."""
+        try:
+            raw, _ = files.read_regular(temporary)
+        except (OSError, NotRegular):
+            raw = b""
+        current = self._task_or_none(task_id)
+        if raw and current is not None and document_digest(raw) != self.view.entries[task_id].digest:
+            judgement = self._judge(task_id, raw, current, transaction)
+            if isinstance(judgement, Held):
+                self._keep_aside(task_id, raw)
+            elif isinstance(judgement, Adopted):
+                os.unlink(temporary)
+                self._record([self._adoption(task_id, raw, judgement, current)], transaction)
+                return
+        _remove(temporary)
+
+    def _keep_aside(self, task_id: str, raw: bytes) -> None:
+        """Somebody's save that cannot be taken over and came in the instant of a commit: kept, never thrown away."""
+        folder = self.private_folder / "displaced"
+        folder.mkdir(exist_ok=True)
+        files.keep_durably(folder, f"{task_id}.{document_digest(raw)[7:23]}.json", raw)
+
+    # --------------------------------------------------------------------------------------- files by hand
+
+    def scan(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Compare every task file with the log; adopt, hold, restore. Gives the number of files that differed."""
+        with self._mutex:
+            self.refresh()
+            names = self._differing()
+        for done in range(0, len(names), _CHUNK):
+            self.examine(names[done : done + _CHUNK])
+            progress(min(done + _CHUNK, len(names)), len(names))
+        if not names:
+            self._clear_leftovers()
+        return len(names)
+
+    def _clear_leftovers(self) -> None:
+        with self._transaction(None) as transaction:
+            for path in self.tasks_folder.glob(".*.tmp"):
+                task_id = path.name[1:-4]
+                if task_id in self.view.entries:
+                    self._settle_leftover(path, task_id, transaction)
+                elif TASK_ID.fullmatch(task_id):
+                    _remove(path)
+            if transaction.applied == 0:
+                transaction.mark_applied()
+
+    def _differing(self) -> list[str]:
+        """Names in the tasks folder whose files are not known to be what the log says; and those that are missing."""
+        missing = set(self.view.entries)
+        found = []
+        with os.scandir(self.tasks_folder) as listing:
+            for item in listing:
+                if item.name.startswith(".") or not item.name.endswith(".json"):
+                    continue
+                task_id = item.name[:-5]
+                missing.discard(task_id)
+                if not self._is_known(task_id, item.stat(follow_symlinks=False)):
+                    found.append(task_id)
+        leftovers = [path.name[1:-4] for path in self.tasks_folder.glob(".*.tmp")]
+        return sorted({*found, *missing, *(name for name in leftovers if name in self.view.entries)})
+
+    def _is_known(self, task_id: str, status: os.stat_result) -> bool:
+        """Whether a file is surely the one that was looked at before: same times, and not changed just before."""
+        entry = self.view.entries.get(task_id)
+        if entry is None or entry.signature is None or Signature.of(status) != entry.signature:
+            return False
+        return entry.checked_ns - max(status.st_mtime_ns, status.st_ctime_ns) > RACY_NS
+
+    def examine(self, names: Sequence[str]) -> None:
+        """Look at some task files (names without ``.json``) and take over, hold or restore what differs."""
+        with self._mutex:
+            self.refresh()
+            if not any(self._needs_a_look(name) for name in names):
+                return
+            with self._transaction(None) as transaction:
+                self._reconcile(names, transaction, quiet=False)
+
+    def _needs_a_look(self, name: str) -> bool:
+        try:
+            status = os.lstat(self._path(name))
+        except OSError:
+            return name in self.view.entries
+        if self._is_known(name, status):
+            return False
+        entry = self.view.entries.get(name)
+        if entry is None:
+            return True
+        if self._from_file(entry) is None:
+            return True
+        entry.signature, entry.checked_ns = Signature.of(status), time.time_ns()
+        return f"{name}.json" in self.view.held
+
+    def unsettled_names(self) -> list[str]:
+        """Files that made no sense but were very young: to be examined again when `SETTLE_S` has passed."""
+        with self._mutex:
+            names = sorted(self._unsettled)
+            self._unsettled.clear()
+            return names
+
+    def _reconcile(self, names: Sequence[str], transaction: Transaction, *, quiet: bool) -> frozenset[str]:
+        """Settle the difference between files and log. Gives the tasks whose files must not be written now.
+
+        `quiet`: a missing or outdated file is what a crash leaves, not somebody's doing; it is written without an event.
+        """
+        drafts: list[Draft] = []
+        rewrite: list[str] = []
+        untouchable: set[str] = set()
+        for name in names:
+            self._examine_one(name, transaction, drafts, rewrite, untouchable, quiet=quiet)
+        self._record(drafts, transaction, hold_back=frozenset(untouchable))
+        for task_id in rewrite:
+            document = self.document(task_id)
+            if document is not None:
+                self._show(task_id, document, transaction)
+        return frozenset(untouchable)
+
+    def _examine_one(
+        self,
+        name: str,
+        transaction: Transaction,
+        drafts: list[Draft],
+        rewrite: list[str],
+        untouchable: set[str],
+        *,
+        quiet: bool,
+    ) -> None:
+        entry = self.view.entries.get(name)
+        leftover = self.tasks_folder / f".{name}.tmp"
+        if entry is not None and leftover.exists():
+            self._settle_leftover(leftover, name, transaction)
+            entry = self.view.entries[name]
+        try:
+            status = os.lstat(self._path(name))
+            if entry is not None and self._is_known(name, status):
+                return
+            raw, signature = files.read_regular(self._path(name))
+        except FileNotFoundError:
+            self._unsettled.discard(name)
+            if entry is not None:
+                rewrite.append(name)
+                if not quiet:
+                    drafts.append(self._restoration(name, "removed"))
+            return
+        except OSError as error:
+            self._hold(name, b"", Held("unreadable", "", str(error.strerror)), drafts, untouchable)
+            return
+        except NotRegular as error:
+            self._hold(name, b"", Held("not_regular", "", str(error)), drafts, untouchable)
+            return
+        if entry is not None and document_digest(raw) == entry.digest:
+            entry.signature, entry.checked_ns = signature, time.time_ns()
+            if self.view.held.pop(f"{name}.json", None):
+                drafts.append(self._restoration(name, "repaired"))
+            return
+        self._take_or_hold(name, raw, signature, transaction, drafts, rewrite, untouchable, quiet=quiet)
+
+    def _take_or_hold(
+        self,
+        name: str,
+        raw: bytes,
+        signature: Signature,
+        transaction: Transaction,
+        drafts: list[Draft],
+        rewrite: list[str],
+        untouchable: set[str],
+        *,
+        quiet: bool,
+    ) -> None:
+        entry = self.view.entries.get(name)
+        judgement = self._judge(name, raw, self._task_or_none(name), transaction)
+        age_s = time.time() - signature.mtime_ns / 1e9
+        if not isinstance(judgement, Adopted) and not quiet and 0 <= age_s < SETTLE_S:
+            self._unsettled.add(name)
+            untouchable.add(name)
+            return
+        if isinstance(judgement, Held):
+            self._hold(name, raw, judgement, drafts, untouchable)
+        elif isinstance(judgement, Outdated):
+            rewrite.append(name)
+            if entry is not None:
+                entry.signature = signature
+            if not quiet:
+                drafts.append(self._restoration(name, judgement.why))
+        else:
+            if entry is not None:
+                entry.signature = signature
+            drafts.append(self._adoption(name, raw, judgement, self._task_or_none(name)))
+            self.blobs.keep(judgement.blobs)
+
+    def _judge(self, name: str, raw: bytes, current: Task | None, transaction: Transaction) -> adopt.Judgement:
+        if not TASK_ID.fullmatch(name):
+            return Held("wrong_name", "task_id", f"{name!r:.200} is no task id: rename the file")
+        twin = self.view.folded.get(name.casefold(), name)
+        if twin != name:
+            return Held("case_clash", "task_id", f"{name} differs from the task {twin} in case only: rename the file")
+        return adopt.judge(
+            name,
+            raw,
+            current,
+            version_at=lambda seq: self._version_at(name, seq),
+            made_by_log=lambda seq: self._made_by_log(name, seq, raw),
+            has_blob=self.blobs.has,
+            stamp=transaction.stamp,
+        )
+
+    def _version_at(self, task_id: str, seq: int) -> Task | None:
+        event = audit_log.event_at(self.audit_folder, seq)
+        if event is None or event.subject != task_id or "document_sha256" not in event.data:
+            return None
+        return self._at(task_id, seq)
+
+    def _made_by_log(self, task_id: str, seq: int, raw: bytes) -> bool:
+        event = audit_log.event_at(self.audit_folder, seq)
+        return (
+            event is not None
+            and event.subject == task_id
+            and event.data.get("document_sha256") == document_digest(raw)
+        )
+
+    def _hold(self, name: str, raw: bytes, held: Held, drafts: list[Draft], untouchable: set[str]) -> None:
+        """Leave the file alone and say why: once for the same bytes."""
+        untouchable.add(name)
+        file, digest = f"{name}.json", document_digest(raw)
+        known = self.view.held.get(file)
+        if known is not None and (known.file_sha256, known.reason) == (digest, held.reason):
+            return
+        entry = self.view.entries.get(name)
+        data = {
+            "file": file.encode(errors="replace").decode()[:300],
+            "field": held.field[:300],
+            "reason": held.reason,
+            "detail": held.detail[:1000],
+            "file_sha256": digest,
+        }
+        correlation = self.task(name).correlation_id if entry else None
+        drafts.append(Draft("task_invalid", "file", data, name if TASK_ID.fullmatch(name) else None, correlation))
+
+    def _restoration(self, name: str, why: str) -> Draft:
+        return Draft("task_restored", "file", {"why": why}, name, self.task(name).correlation_id)
+
+    def _adoption(self, name: str, raw: bytes, adopted: Adopted, current: Task | None) -> Draft:
+        data = {
+            "new": adopted.new,
+            "with_history": adopted.with_history,
+            "fields": sorted(adopted.task),
+            "task": adopted.task,
+            "file_sha256": document_digest(raw),
+        }
+        correlation = current.correlation_id if current else str(adopted.task["correlation_id"])
+        return Draft("task_adopted", "file", data, name, correlation)
+
+    # ------------------------------------------------------------------------------------------ checkpoint
+
+    def save_checkpoint(self) -> None:
+        """Write the private cache that makes the next start fast. It may be removed at any time."""
+        with self._mutex:
+            snapshot = checkpoint.take(self.view, self._reader)
+        files.sync_filesystem(self.tasks_folder)  # a signature must not outlive the bytes it vouches for
+        checkpoint.save(self.private_folder, snapshot)
+        self._checkpoint_seq = snapshot.place.seq
+
+    def checkpoint_age(self) -> int:
+        """How many events a start would have to read again."""
+        return self._reader.place.seq - self._checkpoint_seq
+
+    def close(self) -> None:
+        with self._mutex:
+            self._reader.close()
+
+
+def _may_be_long(data: dict[str, Any]) -> bool:
+    return len(orjson.dumps(data)) > MAX_LINE_BYTES - _ROOM_FOR_ENVELOPE
+
+
+def _with_idempotency(
+    drafts: tuple[Draft, ...], refusal: Refusal | None, key: IdempotencyKey | None
+) -> tuple[Draft, ...]:
+    """The first event of an answer remembers the key it answered."""
+    if key is None or not drafts:
+        return drafts
+    record: dict[str, Any] = {"key": key.key, "body": key.body}
+    if refusal is not None:
+        record["refused"] = {"code": refusal.code, "detail": refusal.detail[:2000]}
+    first = replace(drafts[0], data={**drafts[0].data, "idempotency": record})
+    return (first, *drafts[1:])
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            return
+        os.unlink(path)
+
+

@@ -1,0 +1,458 @@
+"""The task document and its parts: frozen, strict models of CONTRACT schema 1, and their one byte form."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
+
+import orjson
+import rfc8785
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from audit.stamp import seconds_of
+from ssot import strict_json
+
+SCHEMA: Final = 1
+MAX_INLINE_BYTES: Final = 32 * 1024
+TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+PRINCIPAL: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII)
+
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
+
+Status = Literal["pending", "needs_review", "approved", "rejected"]
+Source = Literal["manual", "import", "github", "xcode", "telegram"]
+Severity = Literal["blocker", "major", "minor"]
+Action = Literal["read", "edit", "run", "test", "note"]
+
+
+class Invalid(Exception):
+    """A document or a part of one that breaks the schema. `field` says where, `reason` what is expected."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+def _task_id(value: str) -> str:
+    if not TASK_ID.fullmatch(value):
+        raise ValueError("a task id is 1 to 128 letters, digits, dots, underscores and hyphens, no hyphen, dot or _ first")
+    return value
+
+
+def _timestamp(value: str) -> str:
+    if not _RFC3339.fullmatch(value):
+        raise ValueError("a time is RFC 3339 in UTC, e.g. 2026-01-31T09:00:00Z")
+    seconds_of(value)
+    return value
+
+
+def _digest(value: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+        raise ValueError("a digest is sha256: and 64 hex digits")
+    return value
+
+
+def _hex_digest(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError("64 hex digits are expected")
+    return value
+
+
+def _no_line_break(value: str) -> str:
+    if any(char in value for char in "\n\r\x00"):
+        raise ValueError("one line without line breaks is expected")
+    return value
+
+
+TaskId = Annotated[str, AfterValidator(_task_id)]
+Timestamp = Annotated[str, AfterValidator(_timestamp)]
+Digest = Annotated[str, AfterValidator(_digest)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_line_break)]
+Line = Annotated[str, Field(max_length=4096), AfterValidator(_no_line_break)]
+
+
+def _optional(default: Any = None, **more: Any) -> Any:
+    """A field that is left out of the document while it says nothing."""
+    return Field(default=default, exclude_if=lambda value: value == default, **more)
+
+
+class Part(BaseModel):
+    """Anything inside a task document: immutable, no coercion, no unknown field."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Texted(Part):
+    """A part with a text that may be long: over 32 KiB the text is null and `blob` beside it is its digest."""
+
+    text_field: ClassVar[str] = "text"
+
+    @model_validator(mode="after")
+    def _text_or_blob(self) -> Self:
+        if (getattr(self, self.text_field) is None) != (getattr(self, "blob", None) is not None):
+            raise ValueError(f"{self.text_field} is a text, or null with a blob beside it that names it by its digest")
+        return self
+
+
+class Criterion(Texted):
+    """An acceptance criterion."""
+
+    id: Name
+    text: str | None
+    blob: Digest | None = _optional()
+
+
+class Echo(Texted):
+    """One criterion as an executor repeats it."""
+
+    criterion_ref: Name
+    text: str | None
+    blob: Digest | None = _optional()
+
+
+class Issue(Texted):
+    """What a verdict or a decision asks to change: it points at a criterion and at operations of the work log."""
+
+    issue_id: Name
+    criterion_ref: Name
+    op_refs: tuple[Name, ...] = ()
+    severity: Severity
+    text: str | None
+    blob: Digest | None = _optional()
+
+
+class Operation(Texted):
+    """One thing an executor did."""
+
+    text_field: ClassVar[str] = "detail"
+
+    op_id: Name
+    at: Timestamp
+    action: Action
+    target: Line = ""
+    detail: str | None = ""
+    blob: Digest | None = _optional()
+    exit_code: int | None = None
+    criterion_refs: tuple[Name, ...] = ()
+
+
+class DiffSnapshot(Texted):
+    """The change as a unified diff; `sha256` is bare hex over the UTF-8 bytes of the text."""
+
+    format: Literal["unified"]
+    base: Line
+    sha256: Annotated[str, AfterValidator(_hex_digest)]
+    text: str | None
+    blob: Digest | None = _optional()
+
+
+class Dispatch(Part):
+    """A task handed to an executor: what it was told, and until when it has to answer."""
+
+    dispatch_id: Name
+    at: Timestamp
+    by: Name
+    executor: Name
+    reviewer: Name
+    acceptance_criteria: tuple[Criterion, ...]
+    scope: tuple[Line, ...]
+    issues: tuple[Issue, ...]
+    ack_deadline: Timestamp
+
+
+class Ack(Part):
+    """What an executor sent to show that it understood: the dispatch, repeated."""
+
+    dispatch_id: Name
+    at: Timestamp
+    by: Name
+    echo: tuple[Echo, ...]
+    scope: tuple[Line, ...] = ()
+    issues: tuple[Issue, ...] = ()
+
+
+class Result(Texted):
+    """What an executor delivered."""
+
+    text_field: ClassVar[str] = "summary"
+
+    dispatch_id: Name
+    at: Timestamp
+    by: Name
+    outcome: Literal["completed", "failed"]
+    summary: str | None = ""
+    blob: Digest | None = _optional()
+    work_log: tuple[Operation, ...] = ()
+    diff_snapshot: DiffSnapshot | None = None
+
+
+class Verdict(Texted):
+    """What a reviewer found."""
+
+    text_field: ClassVar[str] = "summary"
+
+    dispatch_id: Name
+    at: Timestamp
+    by: Name
+    decision: Literal["approve", "reject"]
+    summary: str | None = ""
+    blob: Digest | None = _optional()
+    issues: tuple[Issue, ...] = ()
+
+
+class AckBody(Ack):
+    """An ACK on its way in: `at` and `by` may be there, but the server sets them."""
+
+    at: str = ""
+    by: str = ""
+
+
+class ResultBody(Result):
+    """A result on its way in: `at` and `by` may be there, but the server sets them."""
+
+    at: str = ""
+    by: str = ""
+
+
+class VerdictBody(Verdict):
+    """A verdict on its way in: `at` and `by` may be there, but the server sets them."""
+
+    at: str = ""
+    by: str = ""
+
+
+class Approval(Texted):
+    """One person's approval of exactly what the digest names."""
+
+    text_field: ClassVar[str] = "reason"
+
+    by: Name
+    at: Timestamp
+    reason: str | None
+    blob: Digest | None = _optional()
+    review_digest: Digest | None
+
+
+class Decision(Texted):
+    """What a person decided about an attempt."""
+
+    text_field: ClassVar[str] = "reason"
+
+    decision: Literal["approved", "rejected"]
+    by: Name
+    at: Timestamp
+    reason: str | None
+    blob: Digest | None = _optional()
+    issues: tuple[Issue, ...]
+    review_digest: Digest | None
+
+
+class Ended(Part):
+    """Why an attempt stopped before its verdict."""
+
+    reason: Name
+    at: Timestamp
+
+
+class Unlocked(Texted):
+    """Who unlocked the task after this attempt, and why. Rejections are counted anew from here."""
+
+    text_field: ClassVar[str] = "reason"
+
+    by: Name
+    at: Timestamp
+    reason: str | None
+    blob: Digest | None = _optional()
+
+
+class Attempt(Part):
+    """One go at a task, from the dispatch to the decision. Parts that have not happened are null."""
+
+    attempt: Annotated[int, Field(ge=0)]
+    dispatch: Dispatch | None
+    ack: Ack | None = None
+    result: Result | None = None
+    verdict: Verdict | None = None
+    approvals: tuple[Approval, ...] = ()
+    decision: Decision | None = None
+    ended: Ended | None = None
+    unlocked: Unlocked | None = _optional()
+    witnessed: Literal[False] | None = _optional()
+    """False: the attempt came inside a file, this log did not see it happen."""
+
+
+class Build(Part):
+    """State of an Xcode Cloud build; `payload` as it was received."""
+
+    progress: str | None
+    status: str | None
+    number: int | None
+    payload: Any
+
+
+class Task(Texted):
+    """The task document: one task, one file, the single source of truth."""
+
+    text_field: ClassVar[str] = "request_text"
+
+    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    task_id: TaskId
+    title: Line
+    source: Source
+    request_text: str | None
+    blob: Digest | None = _optional()
+    chat_id: int | None = _optional()
+    message_id: int | None = _optional()
+    acceptance_criteria: tuple[Criterion, ...]
+    scope: tuple[Line, ...]
+    status: Status
+    locked: bool
+    revision: Annotated[int, Field(ge=1)]
+    seq: Annotated[int, Field(ge=1)]
+    created_at: Timestamp
+    updated_at: Timestamp
+    correlation_id: Name
+    origin: dict[str, Any]
+    build: Build | None
+    attempts: tuple[Attempt, ...]
+    metadata: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Task:
+        ids = [criterion.id for criterion in self.acceptance_criteria]
+        if len(set(ids)) < len(ids):
+            raise ValueError("acceptance_criteria: every id may stand once only")
+        return self
+
+    @property
+    def current(self) -> Attempt | None:
+        """The last attempt, None before the first dispatch."""
+        return self.attempts[-1] if self.attempts else None
+
+
+# ---------------------------------------------------------------------------------------- bytes, digests
+
+
+def document_bytes(task: Task) -> bytes:
+    """The task's one byte form: UTF-8 JSON, pretty-printed, keys in schema order, newline at the end."""
+    return orjson.dumps(plain(task), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def plain(part: BaseModel) -> dict[str, Any]:
+    """A model as plain values, in schema order."""
+    return part.model_dump(mode="python", by_alias=True)
+
+
+def document_digest(document: bytes) -> str:
+    """``sha256:`` and the digest of a document's exact bytes, as events carry it."""
+    return "sha256:" + hashlib.sha256(document).hexdigest()
+
+
+def review_digest(task: Task) -> str | None:
+    """What a person approves: the digest of the canonical JSON (RFC 8785) of exactly what they saw; null before a verdict."""
+    attempt = task.current
+    if attempt is None or attempt.verdict is None:
+        return None
+    shown = {
+        "task_id": task.task_id,
+        "request_text": task.request_text if task.blob is None else task.blob,
+        "attempt": attempt.attempt,
+        "dispatch": plain(attempt.dispatch) if attempt.dispatch else None,
+        "result": plain(attempt.result) if attempt.result else None,
+        "verdict": plain(attempt.verdict),
+    }
+    return "sha256:" + hashlib.sha256(rfc8785.dumps(shown)).hexdigest()
+
+
+_TEXT_FIELDS: Final = frozenset({"text", "detail", "summary", "reason", "request_text"})
+_KEPT_WHOLE: Final = frozenset({"metadata", "origin", "payload"})
+
+
+def externalise(value: Any) -> tuple[Any, dict[str, bytes]]:
+    """Plain values with every text over 32 KiB replaced by null and a `blob` beside it; and the blobs by hex digest."""
+    blobs: dict[str, bytes] = {}
+    return _externalise(value, blobs), blobs
+
+
+def _externalise(value: Any, blobs: dict[str, bytes]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_externalise(item, blobs) for item in value]
+    if not isinstance(value, dict):
+        return value
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        if key in _TEXT_FIELDS and isinstance(item, str) and len(data := item.encode()) > MAX_INLINE_BYTES:
+            digest = hashlib.sha256(data).hexdigest()
+            blobs[digest] = data
+            out[key], out["blob"] = None, f"sha256:{digest}"
+        else:
+            out[key] = item if key in _KEPT_WHOLE else _externalise(item, blobs)
+    return out
+
+
+def internalise(value: Any, load: Callable[[str], str]) -> Any:
+    """The opposite: put every blob's text back in its place. `load` gives the text of a digest."""
+    if isinstance(value, list | tuple):
+        return [internalise(item, load) for item in value]
+    if not isinstance(value, dict):
+        return value
+    out = {key: item if key in _KEPT_WHOLE else internalise(item, load) for key, item in value.items()}
+    blob = value.get("blob")
+    if isinstance(blob, str):
+        for key in _TEXT_FIELDS & value.keys():
+            if value[key] is None:
+                out[key] = load(blob)
+    return out
+
+
+# --------------------------------------------------------------------------------------------- parsing
+
+
+def parse_document(raw: bytes) -> Task:
+    """A complete task document from outside. Raises Invalid with the field and the reason."""
+    check_json(raw)
+    return parse_known(raw)
+
+
+def parse_known(raw: bytes) -> Task:
+    """A task document that this project wrote itself (its digest was compared): no second grammar check."""
+    try:
+        return Task.model_validate_json(raw)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def parse_part(model: type[P], raw: bytes) -> P:
+    """One part from outside, e.g. the body of a request. Raises Invalid."""
+    check_json(raw)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def check_json(raw: bytes) -> Any:
+    """The strict grammar check at every entrance. Raises Invalid."""
+    try:
+        return strict_json.loads(raw)
+    except strict_json.NotStrictJSON as error:
+        raise Invalid("", str(error)) from None
+
+
+def explain(error: ValidationError) -> Invalid:
+    """The first violation as a field path and a reason."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).lstrip(".")
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        reason = "this field is missing"
+    elif first["type"] == "extra_forbidden":
+        reason = "no such field is known here"
+    more = error.error_count() - 1
+    return Invalid(field, reason + (f" (and {more} more)" if more else ""))

@@ -1,0 +1,108 @@
+"""Keeps a process's store up to date: takes over edits by hand within a second, and tells who waits for the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from audit.event import Corrupt
+from audit.files import Busy, StorageFailed
+from audit.watch import POLL_S, Doorbell
+from ssot.store import SETTLE_S, Store
+
+CHECKPOINT_EVERY: Final = 20_000
+"""Events after which the private checkpoint is written again."""
+_LOG = logging.getLogger("kircerta.watch")
+
+
+class Watcher:
+    """A thread beside a store: follows the log and the task files until it is stopped.
+
+    Args:
+        on_news: called (in this thread) after new events were taken in, with the last seq.
+        adopt: whether this process takes over edits by hand (the API and the dispatcher do).
+    """
+
+    def __init__(
+        self, store: Store, on_news: Callable[[int], None] = lambda seq: None, *, adopt: bool = True
+    ) -> None:
+        self._store = store
+        self._on_news = on_news
+        self._adopt = adopt
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kircerta-watch", daemon=True)
+        self._again: dict[str, float] = {}
+        self._told = store.last_seq()
+        self.problem: str | None = None
+
+    def start(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        store = self._store
+        folders = [store.audit_folder, store.tasks_folder] if self._adopt else [store.audit_folder]
+        bell = Doorbell(folders)
+        last_scan = 0.0
+        try:
+            while not self._stop.is_set():
+                changed = bell.wait(self._patience())
+                try:
+                    self._turn(changed.get(store.tasks_folder, set()))
+                    if self._adopt and (bell.is_polling and time.monotonic() - last_scan > POLL_S):
+                        store.scan()
+                        last_scan = time.monotonic()
+                    self.problem = None
+                except (Busy, StorageFailed, Corrupt) as error:
+                    if str(error) != self.problem:
+                        _LOG.error("%s", error)
+                    self.problem = str(error)
+                    self._stop.wait(0.5)
+        finally:
+            bell.close()
+
+    def _patience(self) -> float:
+        """How long to wait for the bell: less when a file has to be looked at again."""
+        if not self._again:
+            return POLL_S
+        return max(0.01, min(POLL_S, min(self._again.values()) - time.monotonic()))
+
+    def _turn(self, names: set[str | None]) -> None:
+        """One round: the log first, then the files whose names rang or whose time has come."""
+        store = self._store
+        store.refresh()
+        self._tell()
+        if None in names:
+            store.scan()
+        elif names or self._again:
+            self._look_at({name[:-5] for name in names if name and name.endswith(".json") and name[0] != "."})
+        self._tell()
+        if store.checkpoint_age() > CHECKPOINT_EVERY:
+            store.save_checkpoint()
+
+    def _look_at(self, names: set[str]) -> None:
+        now = time.monotonic()
+        due = {name for name, when in self._again.items() if when <= now}
+        for name in names:
+            if not (self._store.tasks_folder / f"{name}.json").exists():
+                self._again.setdefault(name, now + SETTLE_S)  # many editors move the old file away first
+        ready = sorted(due | {name for name in names if name not in self._again})
+        for name in due:
+            del self._again[name]
+        if ready:
+            self._store.examine(ready)
+            for name in self._store.unsettled_names():
+                self._again[name] = now + SETTLE_S
+
+    def _tell(self) -> None:
+        seq = self._store.last_seq()
+        if seq != self._told:
+            self._told = seq
+            self._on_news(seq)
