@@ -326,7 +326,11 @@ def events_of(folder: Path, subject: str) -> Iterator[Event]:
     """The events of one task, in order: the files are searched for its id without parsing the other lines."""
     needle = b'"subject":' + orjson.dumps(subject) + b","
     for _, path in segments(folder):
-        with path.open("rb") as file, suppress(ValueError), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            path.open("rb") as file,
+            suppress(ValueError),
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             found = data.find(needle)
             while found >= 0:
                 begin = data.rfind(b"\n", 0, found) + 1
@@ -449,7 +453,11 @@ class Transaction:
         draft = Draft(
             "log_recovered",
             "kircerta",
-            {"torn_bytes": len(torn), "torn_sha256": digest, "kept_as": f"audit/.torn/{reader.place.seq + 1}-{digest[:16]}"},
+            {
+                "torn_bytes": len(torn),
+                "torn_sha256": digest,
+                "kept_as": f"audit/.torn/{reader.place.seq + 1}-{digest[:16]}",
+            },
         )
         self.news += self.append([self.place(draft, reader.place)])
 
@@ -491,8 +499,12 @@ class Transaction:
         return sealed
 
     def _remember_synced(self) -> None:
-        self._marker = replace(self._marker if self._marker.boot == BOOT else Marker(),
-                               boot=BOOT, inode=self._reader.inode, synced=self._reader.offset)
+        self._marker = replace(
+            self._marker if self._marker.boot == BOOT else Marker(),
+            boot=BOOT,
+            inode=self._reader.inode,
+            synced=self._reader.offset,
+        )
         self._marker.store(self._lock_fd)
 
 
@@ -628,7 +640,9 @@ class _Chain:
         if seq != self.seq + 1:
             self.problem = f"{path.name}: seq {seq} follows seq {self.seq}"
         elif prev != self.digest:
-            self.problem = f"{path.name}: seq {seq} does not continue seq {self.seq}: a line was changed, added or removed"
+            self.problem = (
+                f"{path.name}: seq {seq} does not continue seq {self.seq}: a line was changed, added or removed"
+            )
         elif moment < self.time:
             self.problem = f"{path.name}: time goes back at seq {seq}"
         self.seq, self.time = seq, moment

@@ -12,11 +12,11 @@ from audit.stamp import Stamp
 from ssot.rules import criteria_or_title, title_from
 from ssot.task import Invalid, Task, check_json, externalise, parse_known, plain
 
-EDITABLE: Final = ("title", "request_text", "acceptance_criteria", "scope", "metadata")
+EDITABLE: Final[tuple[str, ...]] = ("title", "request_text", "acceptance_criteria", "scope", "metadata")
 """What people may change in a task file; it counts from the next dispatch on."""
 RECOMPUTED: Final = frozenset({"status", "revision", "seq", "updated_at"})
 """What the store computes; a file may say anything here."""
-REQUIRED: Final = ("task_id", "source", "request_text", "created_at")
+REQUIRED: Final[tuple[str, ...]] = ("task_id", "source", "request_text", "created_at")
 FIELDS: Final = frozenset(field.alias or name for name, field in Task.model_fields.items())
 
 
@@ -102,7 +102,9 @@ def _check_shape(task_id: str, document: dict[str, Any]) -> None:
         if name not in document and not (name == "request_text" and "blob" in document):
             raise Invalid(name, "this field is missing")
     if document["task_id"] != task_id:
-        raise _Breach("wrong_name", "task_id", f"the file is named for {task_id}, but says {document['task_id']!r:.200}")
+        raise _Breach(
+            "wrong_name", "task_id", f"the file is named for {task_id}, but says {document['task_id']!r:.200}"
+        )
     if document.get("schema", 1) != 1:
         raise Invalid("schema", "only schema 1 is known")
 
@@ -152,13 +154,21 @@ def _history(attempts: Any) -> list[Any]:
         if not isinstance(attempt, dict):
             raise Invalid(where, "an object is expected")
         if attempt.get("decision") is not None or attempt.get("approvals"):
-            raise _Breach("forged_decision", f"{where}.decision", "the log knows no such decision: nobody decides by a file")
+            raise _Breach(
+                "forged_decision",
+                f"{where}.decision",
+                "the log knows no such decision: nobody decides by a file",
+            )
         if attempt.get("unlocked") is not None:
             raise _Breach("forged_decision", f"{where}.unlocked", "the log knows no such unlock")
         if attempt.get("dispatch") is None:
             raise Invalid(f"{where}.dispatch", "an attempt begins with its dispatch")
         if index < len(attempts) - 1 and attempt.get("ended") is None:
-            raise _Breach("history_changed", where, "a further attempt follows, but this one neither ended nor was decided")
+            raise _Breach(
+                "history_changed",
+                where,
+                "a further attempt follows, but this one neither ended nor was decided",
+            )
         if attempt.get("attempt") != index + 1:
             raise Invalid(f"{where}.attempt", f"attempts are numbered from 1 in order: {index + 1} is expected")
     return [{**attempt, "witnessed": False} for attempt in attempts]
@@ -190,22 +200,19 @@ def _judge_edit(document: dict[str, Any], current: Task, base: Task) -> Judgemen
         if name not in EDITABLE and name not in RECOMPUTED and name != "blob" and value != old.get(name):
             raise _breach_of(name, value, old.get(name))
     changed = {name: document[name] for name in EDITABLE if name in document and document[name] != old[name]}
-    if "blob" in document and document["blob"] != old.get("blob"):
-        changed["blob"] = document["blob"]
-        changed["request_text"] = document.get("request_text")
-    elif isinstance(changed.get("request_text"), str) and current.blob is not None:
-        changed["blob"] = None
+    if document.get("blob", old.get("blob")) != old.get("blob"):
+        changed.update(request_text=document.get("request_text"), blob=document.get("blob"))
     if not changed:
         return Outdated("recomputed")
+    if isinstance(changed.get("request_text"), str):
+        changed["blob"] = None
     whole = {**orjson.loads(orjson.dumps(plain(current))), **changed}
     if whole.get("blob") is None:
         whole.pop("blob", None)
     adopted = _adopted(current.task_id, whole, new=False, with_history=False)
-    fields = [name for name in (*EDITABLE, "blob") if name in changed or name == "blob"]
-    kept = {name: adopted.task.get(name) for name in fields if name in adopted.task or name in changed}
-    if not kept.get("acceptance_criteria", True):
-        kept["acceptance_criteria"] = adopted.task["acceptance_criteria"]
-    return Adopted(kept, False, False, adopted.blobs)
+    # `blob` goes with its text: null where a text that was long is short now
+    fields = {*changed, *(["blob"] if "request_text" in changed else [])}
+    return Adopted({name: adopted.task.get(name) for name in sorted(fields)}, False, False, adopted.blobs)
 
 
 def _breach_of(name: str, value: Any, old: Any) -> _Breach:
@@ -218,9 +225,9 @@ def _breach_of(name: str, value: Any, old: Any) -> _Breach:
         decided = attempt.get("decision") if isinstance(attempt, dict) else None
         if decided is not None and decided != known.get("decision"):
             return _Breach(
-                "forged_decision", f"attempts[{index}].decision", "the log knows no such decision: nobody decides by a file"
+                "forged_decision",
+                f"attempts[{index}].decision",
+                "the log knows no such decision: nobody decides by a file",
             )
     where = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
     return _Breach("history_changed", f"attempts[{where}]", "the attempts differ from what the log says")
-
-

@@ -14,9 +14,7 @@ from typing import NoReturn, TypeVar
 
 MAX_PATH = 4096  # PATH_MAX on Linux; longer paths and patterns are refused, which also bounds the matching
 
-_HUNK = re.compile(
-    r"@@ -([0-9]{1,10})(?:,([0-9]{1,10}))? \+([0-9]{1,10})(?:,([0-9]{1,10}))? @@(.*)", re.DOTALL
-)
+_HUNK = re.compile(r"@@ -([0-9]{1,10})(?:,([0-9]{1,10}))? \+([0-9]{1,10})(?:,([0-9]{1,10}))? @@(.*)", re.DOTALL)
 _MODE = re.compile(r"[0-7]{6}")
 _ESCAPE = re.compile(rb'\\(?:([abfnrtv"\\])|([0-3][0-7]{2})|(.?))', re.DOTALL)
 _ESCAPED = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
@@ -214,11 +212,7 @@ class _Reader:
             left, _, right = names.partition(' "')
             return left, self.path('"' + right)
         half = len(names) // 2
-        if (
-            len(names) % 2
-            and names[half] == " "
-            and _same_name(names[:half], names[half + 1 :])[1] is not None
-        ):
+        if len(names) % 2 and names[half] == " " and _same_name(names[:half], names[half + 1 :])[1] is not None:
             return names[:half], names[half + 1 :]
         return (names.split(" ")[0], names.split(" ")[1]) if names.count(" ") == 1 else None
 
@@ -509,9 +503,7 @@ _Token = TypeVar("_Token")
 _Item = TypeVar("_Item")
 
 
-def _walk(
-    wanted: Sequence[_Token | None], items: Sequence[_Item], fits: Callable[[_Token, _Item], bool]
-) -> bool:
+def _walk(wanted: Sequence[_Token | None], items: Sequence[_Item], fits: Callable[[_Token, _Item], bool]) -> bool:
     """Glob matching where None is any run: going back to the last run alone is enough, so no blow-up."""
     at = here = 0
     run = run_here = -1

@@ -1,4 +1,4 @@
-"""What may happen to a task. Pure: `decide` judges an intent, `evolve` applies an event; no clock, no files, no network."""
+"""What may happen to a task. Pure: `decide` judges an intent, `evolve` applies an event; no clock, no files."""
 
 from __future__ import annotations
 
@@ -142,12 +142,17 @@ def decide(
         if no.refusal.code == "not_found":
             return Ruling(refusal=no.refusal)
         move = _MOVE_NAMES[type(intent)]
-        facts = {"move": move, "code": no.refusal.code, "detail": no.refusal.detail[:2000], **no.refusal.facts}
+        facts = {
+            "move": move,
+            "code": no.refusal.code,
+            "detail": no.refusal.detail[:2000],
+            **no.refusal.facts,
+        }
         return Ruling((case.draft(no.event, **facts),), no.refusal)
 
 
 def owed(task: Task, policy: Policy, actor: str) -> Draft | None:
-    """The event that must follow a task's last one but may be missing after a crash: the lock after too many rejects."""
+    """The event that must follow a task's last one, but may be missing after a crash: the lock on rejects."""
     rejects = rejects_in_a_row(task)
     if task.locked or task.status != "rejected" or rejects < policy.max_rejects:
         return None
@@ -238,7 +243,10 @@ def _create(case: Case, intent: intents.Create) -> Ruling:
 def _dispatch(case: Case, intent: intents.Dispatch) -> Ruling:
     task = case.known
     if task.locked:
-        raise _No("locked", f"{task.task_id} is locked after {rejects_in_a_row(task)} rejected attempts: unlock it first")
+        raise _No(
+            "locked",
+            f"{task.task_id} is locked after {rejects_in_a_row(task)} rejected attempts: unlock it first",
+        )
     event = case.require("dispatch", "it cannot be dispatched")
     if not task.acceptance_criteria:
         raise _No("no_criteria", f"{task.task_id} has no acceptance criteria: nothing could be judged")
@@ -246,7 +254,8 @@ def _dispatch(case: Case, intent: intents.Dispatch) -> Ruling:
     if intent.issues is not None and intent.issues != due:
         raise _No(
             "fidelity_violation",
-            f"{task.task_id} must be dispatched with its {len(due)} issues verbatim and in order: {_first_unlike(intent.issues, due)}",
+            f"{task.task_id} must be dispatched with its {len(due)} issues verbatim and in order: "
+            f"{_first_unlike(intent.issues, due)}",
             event="fidelity_violation",
         )
     dispatch = Dispatch(
@@ -320,9 +329,7 @@ def _late(case: Case, dispatch: Dispatch) -> Ruling:
 
 def _timed_out(case: Case, dispatch: Dispatch) -> Draft:
     ended = {"reason": "ack_timeout", "at": case.stamp.now}
-    return case.draft(
-        "ack_timeout", dispatch_id=dispatch.dispatch_id, ack_deadline=dispatch.ack_deadline, ended=ended
-    )
+    return case.draft("ack_timeout", dispatch_id=dispatch.dispatch_id, ack_deadline=dispatch.ack_deadline, ended=ended)
 
 
 def echo_difference(dispatch: Dispatch, body: Ack) -> tuple[str, Any, Any] | None:
@@ -375,7 +382,10 @@ def _first_unlike(given: Sequence[Part], due: Sequence[Part]) -> str:
 def _only_executor(case: Case, what: str) -> None:
     ack = case.attempt.ack
     if ack is not None and ack.by != case.actor:
-        raise _No("not_the_executor", f"{ack.by} acknowledged this dispatch: only it may send {what}, not {case.actor}")
+        raise _No(
+            "not_the_executor",
+            f"{ack.by} acknowledged this dispatch: only it may send {what}, not {case.actor}",
+        )
 
 
 def _heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
@@ -440,7 +450,7 @@ def _diff_problem(body: Result) -> str | None:
 
 
 def paths_outside(scope: Sequence[str], body: Result) -> tuple[str, ...]:
-    """The paths of a result, those of its diff and of its edits, that lie outside the scope; normalised where possible."""
+    """The paths of a result, those of its diff and of its edits, that lie outside the scope."""
     snapshot = body.diff_snapshot
     touched = list(diff.paths(snapshot.text)) if snapshot and snapshot.text else []
     touched += [operation.target for operation in body.work_log if operation.action == "edit"]
@@ -480,9 +490,7 @@ def verdict_problem(dispatch: Dispatch, work_log: Sequence[Operation], body: Ver
     return issues_problem(body.issues, dispatch.acceptance_criteria, work_log)
 
 
-def issues_problem(
-    issues: Sequence[Issue], criteria: Sequence[Criterion], work_log: Sequence[Operation]
-) -> str | None:
+def issues_problem(issues: Sequence[Issue], criteria: Sequence[Criterion], work_log: Sequence[Operation]) -> str | None:
     """The first issue that points at nothing; None when all references resolve."""
     twice = _first_repeated([issue.issue_id for issue in issues])
     if twice is not None:
@@ -544,9 +552,7 @@ def _end(case: Case, intent: intents.EndAttempt) -> Ruling:
     dispatch = _this_dispatch(case, intent.dispatch_id)
     event = case.require("end", "no attempt is under way")
     ended = {"reason": intent.reason, "at": case.stamp.now}
-    return Ruling(
-        (case.draft(event, dispatch_id=dispatch.dispatch_id, ended=ended, detail=intent.detail[:8000]),)
-    )
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, ended=ended, detail=intent.detail[:8000]),))
 
 
 # -------------------------------------------------------------------------------------------- decisions
@@ -555,12 +561,15 @@ def _end(case: Case, intent: intents.EndAttempt) -> Ruling:
 def _check_decider(case: Case, given_digest: str | None) -> None:
     task = case.known
     if case.actor in people_barred(task):
-        raise _No("self_approval", f"{case.actor} executed or reviewed {task.task_id}: somebody else has to decide it")
+        raise _No(
+            "self_approval",
+            f"{case.actor} executed or reviewed {task.task_id}: somebody else has to decide it",
+        )
     current = review_digest(task)
     if given_digest is not None and given_digest != current:
         raise _No(
             "stale_review",
-            f"{task.task_id} changed since it was looked at: what was reviewed is {given_digest[:80]}, what stands is {current}",
+            f"{task.task_id} changed since it was looked at: {given_digest[:80]} was reviewed, {current} stands now",
             given=given_digest[:200],
             current=current,
         )
@@ -589,7 +598,14 @@ def _approve(case: Case, intent: intents.Approve) -> Ruling:
         )
     decision = _decision(case, "approved", intent.reason, ())
     return Ruling(
-        (case.draft(event, decision=decision, attempt=attempt.attempt, digest_given=intent.review_digest is not None),)
+        (
+            case.draft(
+                event,
+                decision=decision,
+                attempt=attempt.attempt,
+                digest_given=intent.review_digest is not None,
+            ),
+        )
     )
 
 
@@ -724,13 +740,22 @@ _EVOLUTIONS: Final[dict[str, _Evolution]] = {
     "task_dispatched": _dispatched,
     "task_redispatched": _dispatched,
     "ack_received": lambda task, event, data: (_with_part(task, ack=_part(Ack, data["ack"])), task.locked),
-    "result_received": lambda task, event, data: (_with_part(task, result=_part(Result, data["result"])), task.locked),
+    "result_received": lambda task, event, data: (
+        _with_part(task, result=_part(Result, data["result"])),
+        task.locked,
+    ),
     "verdict_received": lambda task, event, data: (
         _with_part(task, verdict=_part(Verdict, data["verdict"])),
         task.locked,
     ),
-    "ack_timeout": lambda task, event, data: (_with_part(task, ended=_part(Ended, data["ended"])), task.locked),
-    "attempt_ended": lambda task, event, data: (_with_part(task, ended=_part(Ended, data["ended"])), task.locked),
+    "ack_timeout": lambda task, event, data: (
+        _with_part(task, ended=_part(Ended, data["ended"])),
+        task.locked,
+    ),
+    "attempt_ended": lambda task, event, data: (
+        _with_part(task, ended=_part(Ended, data["ended"])),
+        task.locked,
+    ),
     "task_approved": _decided,
     "task_rejected": _decided,
     "reject_lock": lambda task, event, data: (task.attempts, True),

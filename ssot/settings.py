@@ -37,7 +37,8 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("."), description="The workspace that holds `ssot/`, `audit/` and `reports/` data.")
     jwt_secret: SecretStr | None = Field(
-        None, description="HS256 key of the tokens, at least 32 bytes. `kircerta up` makes one in `.secrets/`."
+        None,
+        description="HS256 key of the tokens, at least 32 bytes. `kircerta up` makes one in `.secrets/`.",
     )
     github_secret: SecretStr | None = Field(
         None, description="HMAC-SHA256 key of `/webhooks/github`; several, comma-separated, while rotating."
@@ -67,18 +68,22 @@ class Settings(BaseSettings):
         LOOPBACK_NAMES, description="Other `Host` headers get 421. Comma-separated."
     )
     read_auth: bool = Field(False, description="Whether reads ask for a `viewer` token on a loopback bind, too.")
-    trust_history: bool = Field(
-        False, description="Whether an attempt that arrived inside a file may be approved."
-    )
+    trust_history: bool = Field(False, description="Whether an attempt that arrived inside a file may be approved.")
     auto_redispatch: bool = Field(
-        True, description="Whether a rejection at the gate starts the next attempt by itself (never once locked)."
+        True,
+        description="Whether a rejection at the gate starts the next attempt by itself (never once locked).",
     )
     execution_timeout_s: float = Field(
-        3600.0, gt=0, le=7 * 86400, description="Seconds a local executor may take from its ACK to its result."
+        3600.0,
+        gt=0,
+        le=7 * 86400,
+        description="Seconds a local executor may take from its ACK to its result.",
     )
     review_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, description="Seconds a local reviewer may take.")
     orphan_after_s: float = Field(
-        120.0, gt=0, description="Seconds after which a local attempt that no process runs is ended as `orphaned`."
+        120.0,
+        gt=0,
+        description="Seconds after which a local attempt that no process runs is ended as `orphaned`.",
     )
     dispatch_concurrency: int = Field(4, ge=1, le=64, description="How many dispatches run at once in one process.")
     segment_bytes: int = Field(

@@ -7,9 +7,7 @@ from typing import Final, Literal
 
 from ssot.task import Attempt, Status, Task
 
-Stage = Literal[
-    "new", "dispatched", "acknowledged", "delivered", "needs_review", "approved", "rejected", "ended"
-]
+Stage = Literal["new", "dispatched", "acknowledged", "delivered", "needs_review", "approved", "rejected", "ended"]
 
 STAGES: Final[dict[Stage, tuple[Status, str]]] = {
     "new": ("pending", "never dispatched"),

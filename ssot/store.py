@@ -114,14 +114,13 @@ class Store:
         self.private_folder = home / ".kircerta"
         self.blobs = Blobs(home / "ssot" / "blobs")
         self._prepare()
-        self.log = AuditLog(
-            self.audit_folder, source=source, clock=clock, segment_bytes=self.settings.segment_bytes
-        )
+        self.log = AuditLog(self.audit_folder, source=source, clock=clock, segment_bytes=self.settings.segment_bytes)
         self._mutex = threading.RLock()
         self.view = View()
         self._reader = LogReader(self.audit_folder)
         self._seen: tuple[int, int] = (-1, -1)
         self._unsettled: set[str] = set()
+        self._behind: set[str] = set()
         self._checkpoint_seq = 0
 
     def _prepare(self) -> None:
@@ -306,7 +305,7 @@ class Store:
             return self.view.page(query)
 
     def pending(self) -> list[str]:
-        """Tasks that `dispatch_pending` takes, oldest first: never dispatched, and not finished or drafts at their source."""
+        """Tasks that `dispatch_pending` takes, oldest first: never dispatched, no drafts, not finished before."""
         with self._mutex:
             keys = self.view.by_group.get("pending", ())
             entries = (self.view.entries[task_id] for _, task_id in keys)
@@ -435,9 +434,7 @@ class Store:
         if known is not None and known != task_id and type(intent).__name__ == "Create":
             raise Refused(Refusal("exists", f"{task_id} differs from the task {known} in case only"))
 
-    def _repeat(
-        self, seq: int, body: str, refused: dict[str, str] | None, idempotency: IdempotencyKey
-    ) -> Committed:
+    def _repeat(self, seq: int, body: str, refused: dict[str, str] | None, idempotency: IdempotencyKey) -> Committed:
         """The first answer again."""
         if body != idempotency.body:
             raise IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key")
@@ -481,7 +478,7 @@ class Store:
             for event in self.events(transaction.applied)
             if event.subject is not None and event.subject in self.view.entries
         }
-        shown = self._reconcile(list(changed), transaction, quiet=True)
+        shown = self._reconcile(sorted({*changed, *self._behind}), transaction, quiet=True)
         due = [
             draft
             for task_id, event in changed.items()
@@ -489,7 +486,7 @@ class Store:
             and (draft := rules.owed(self.task(task_id), self.settings.policy, event.actor))
         ]
         self._record(due, transaction, hold_back=shown)
-        transaction.mark_applied()
+        self._mark_applied(transaction)
 
     # ------------------------------------------------------------------------------------ log, then file
 
@@ -508,9 +505,16 @@ class Store:
             if plan.task is not None:
                 shown[plan.task.task_id] = plan.document
         self._note_seen()
-        if all([self._show(task_id, doc, transaction) for task_id, doc in shown.items() if task_id not in hold_back]):
-            transaction.mark_applied()
+        for task_id, document in shown.items():
+            if task_id not in hold_back:
+                self._show(task_id, document, transaction)
+        self._mark_applied(transaction)
         return events
+
+    def _mark_applied(self, transaction: Transaction) -> None:
+        """Tell the next holder of the lock that the files show the log, if they do."""
+        if not self._behind:
+            transaction.mark_applied()
 
     def _plan(self, drafts: Sequence[Draft], transaction: Transaction) -> list[_Planned]:
         plans: list[_Planned] = []
@@ -526,9 +530,7 @@ class Store:
                 waiting[:0] = [lock] if lock else []
         return plans
 
-    def _plan_one(
-        self, draft: Draft, transaction: Transaction, place: Place, tasks: dict[str, Task]
-    ) -> _Planned:
+    def _plan_one(self, draft: Draft, transaction: Transaction, place: Place, tasks: dict[str, Task]) -> _Planned:
         slim, blobs = externalise(draft.data)
         data = orjson.loads(orjson.dumps(slim))
         self.blobs.keep(blobs)
@@ -541,7 +543,10 @@ class Store:
         document = document_bytes(task)
         if len(document) > files.MAX_FILE_BYTES:
             raise Refused(
-                Refusal("too_large", f"{task_id} would grow to {len(document)} bytes, more than {files.MAX_FILE_BYTES}")
+                Refusal(
+                    "too_large",
+                    f"{task_id} would grow to {len(document)} bytes, more than {files.MAX_FILE_BYTES}",
+                )
             )
         tasks[task_id] = task
         data["document_sha256"] = document_digest(document)
@@ -567,8 +572,8 @@ class Store:
     def _path(self, task_id: str) -> Path:
         return self.tasks_folder / f"{task_id}.json"
 
-    def _show(self, task_id: str, document: bytes, transaction: Transaction) -> bool:
-        """Write the task file. False when the disk refused: the log has it, and whoever comes next tries again."""
+    def _show(self, task_id: str, document: bytes, transaction: Transaction) -> None:
+        """Write the task file. Where the disk refuses, the log has it all the same: the next commit tries again."""
         path, temporary = self._path(task_id), self.tasks_folder / f".{task_id}.tmp"
         entry = self.view.entries[task_id]
         expected = entry.signature
@@ -581,21 +586,22 @@ class Store:
             with suppress(OSError):
                 os.unlink(temporary)
             entry.signature = None
-            return False
+            self._behind.add(task_id)
+            return
+        self._behind.discard(task_id)
         entry.signature, entry.checked_ns = written, time.time_ns()
         if displaced:
             self._look_at_displaced(temporary, task_id, expected, transaction)
-        return True
 
     def _look_at_displaced(
         self, temporary: Path, task_id: str, expected: Signature | None, transaction: Transaction
     ) -> None:
         """What stood in the file's place until this instant: the version known before, or somebody's save."""
         status = os.lstat(temporary)
-        same = (
-            expected is not None
-            and (status.st_ino, status.st_size, status.st_mtime_ns)
-            == (expected.inode, expected.size, expected.mtime_ns)
+        same = expected is not None and (status.st_ino, status.st_size, status.st_mtime_ns) == (
+            expected.inode,
+            expected.size,
+            expected.mtime_ns,
         )
         if same:
             os.unlink(temporary)
@@ -706,7 +712,7 @@ class Store:
     def _reconcile(self, names: Sequence[str], transaction: Transaction, *, quiet: bool) -> frozenset[str]:
         """Settle the difference between files and log. Gives the tasks whose files must not be written now.
 
-        `quiet`: a missing or outdated file is what a crash leaves, not somebody's doing; it is written without an event.
+        `quiet`: a missing or outdated file is what a crash leaves, nobody's doing; it is written without an event.
         """
         drafts: list[Draft] = []
         rewrite: list[str] = []
@@ -818,9 +824,7 @@ class Store:
     def _made_by_log(self, task_id: str, seq: int, raw: bytes) -> bool:
         event = audit_log.event_at(self.audit_folder, seq)
         return (
-            event is not None
-            and event.subject == task_id
-            and event.data.get("document_sha256") == document_digest(raw)
+            event is not None and event.subject == task_id and event.data.get("document_sha256") == document_digest(raw)
         )
 
     def _hold(self, name: str, raw: bytes, held: Held, drafts: list[Draft], untouchable: set[str]) -> None:
@@ -896,5 +900,3 @@ def _remove(path: Path) -> None:
         if stat.S_ISDIR(os.lstat(path).st_mode):
             return
         os.unlink(path)
-
-

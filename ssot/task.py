@@ -38,7 +38,9 @@ class Invalid(Exception):
 
 def _task_id(value: str) -> str:
     if not TASK_ID.fullmatch(value):
-        raise ValueError("a task id is 1 to 128 letters, digits, dots, underscores and hyphens, no hyphen, dot or _ first")
+        raise ValueError(
+            "a task id is 1 to 128 letters, digits, dots, underscores and hyphens, no hyphen, dot or _ first"
+        )
     return value
 
 
@@ -355,7 +357,7 @@ def document_digest(document: bytes) -> str:
 
 
 def review_digest(task: Task) -> str | None:
-    """What a person approves: the digest of the canonical JSON (RFC 8785) of exactly what they saw; null before a verdict."""
+    """What a person approves: a digest of the canonical JSON (RFC 8785) of what they saw; None before a verdict."""
     attempt = task.current
     if attempt is None or attempt.verdict is None:
         return None

@@ -26,9 +26,7 @@ class Watcher:
         adopt: whether this process takes over edits by hand (the API and the dispatcher do).
     """
 
-    def __init__(
-        self, store: Store, on_news: Callable[[int], None] = lambda seq: None, *, adopt: bool = True
-    ) -> None:
+    def __init__(self, store: Store, on_news: Callable[[int], None] = lambda seq: None, *, adopt: bool = True) -> None:
         self._store = store
         self._on_news = on_news
         self._adopt = adopt

@@ -1,0 +1,1 @@
+"""What is asked: the HTTP surface, which reads, writes and broadcasts, and does not judge."""

@@ -1,0 +1,1 @@
+"""The stories: notebooks that call reports and explain; no definitions of their own."""

@@ -1,0 +1,1 @@
+"""The claims this project makes, one test file per module."""

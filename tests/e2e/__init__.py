@@ -1,0 +1,1 @@
+"""Claims about the whole, through real processes and a real Prefect server."""

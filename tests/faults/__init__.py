@@ -1,0 +1,1 @@
+"""Claims that hold under kills, torn writes and failing system calls."""

@@ -1,0 +1,1 @@
+"""Claims about the pipeline, the agents and the dispatcher."""

@@ -1,0 +1,1 @@
+"""Claims about the task document, its rules and its store."""
