@@ -94,8 +94,9 @@ class FileLock:
             try:
                 self._wait(fd, deadline, timeout)
                 yield fd
-                fcntl.flock(fd, fcntl.LOCK_UN)  # explicitly: a child between fork and exec may share the descriptor
             finally:
+                with suppress(OSError):  # explicitly: a child between fork and exec may share the descriptor
+                    fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
         finally:
             self._thread.release()

@@ -232,7 +232,7 @@ class LogReader:
         try:
             return os.stat(self.folder / ACTIVE).st_ino != self.inode
         except FileNotFoundError:
-            return self._renamed()
+            return True
 
     def _renamed(self) -> bool:
         return any(os.stat(path).st_ino == self.inode for _, path in segments(self.folder))
@@ -257,6 +257,8 @@ class LogReader:
 
     def _check_continues(self, following: int) -> None:
         last = segments(self.folder)
+        if self.place.seq and not last:
+            raise Corrupt(f"the log is gone: {self.place.seq} events were read before. Put audit/ back from a copy")
         if last and last[-1][0] > following:
             raise Corrupt(f"the log's segment with seq {following} is missing: {last[-1][1].name} begins later")
         if self.place.seq and not any(first <= self.place.seq for first, _ in last):
@@ -394,7 +396,6 @@ class Transaction:
         self._lock_fd = lock_fd
         self._marker = Marker.load(lock_fd)
         self.stamp: Stamp = Stamp("", log.clock.new_id)
-        self.news: list[Event] = []
 
     @property
     def applied(self) -> int:
@@ -406,14 +407,18 @@ class Transaction:
         self._marker = replace(self._marker, boot=BOOT, applied=self._reader.place.seq)
         self._marker.store(self._lock_fd)
 
-    def begin(self) -> None:
-        """Catch up with the others, put a torn tail aside, make sure that what was read is durable."""
-        self.news = self._reader.read()
+    def begin(self, take_in: Callable[[list[Event]], None]) -> None:
+        """Catch up with the others, put a torn tail aside, make sure that what was read is durable.
+
+        What was read is handed to `take_in` before anything that can fail: the reader and its owner stay together.
+        """
+        news = self._reader.read()
+        take_in(news)
         torn = self._reader.torn_bytes
         self.stamp = self._log.clock.stamp(self._reader.place.time)
         if torn:
-            self._set_aside(torn)
-        elif self.news and not self._is_synced():
+            take_in(self._set_aside(torn))
+        elif news and not self._is_synced():
             # a writer may have died between its write and its sync: nobody builds on a line that could vanish
             self._sync()
 
@@ -431,7 +436,7 @@ class Transaction:
             os.close(fd)
         self._remember_synced()
 
-    def _set_aside(self, torn: bytes) -> None:
+    def _set_aside(self, torn: bytes) -> list[Event]:
         """A tail without newline was never acknowledged: keep a copy, cut it off, and say so in the log."""
         reader = self._reader
         digest = hashlib.sha256(torn).hexdigest()
@@ -459,7 +464,7 @@ class Transaction:
                 "kept_as": f"audit/.torn/{reader.place.seq + 1}-{digest[:16]}",
             },
         )
-        self.news += self.append([self.place(draft, reader.place)])
+        return self.append([self.place(draft, reader.place)])
 
     def place(self, draft: Draft, after: Place | None = None) -> Event:
         """Give a draft its place behind `after` (the log's end by default). Its line is sealed by `seal`."""
@@ -539,12 +544,10 @@ class AuditLog:
 
     @contextmanager
     def transact(self, reader: LogReader, timeout: float = files.LOCK_TIMEOUT_S) -> Iterator[Transaction]:
-        """Hold the workspace's lock with everything read. Raises Busy, Rewound, Corrupt, StorageFailed."""
+        """Hold the workspace's lock; `begin` comes next. Raises Busy, StorageFailed."""
         self.check_healthy()
         with self._lock.hold(timeout) as fd:
-            transaction = Transaction(self, reader, fd)
-            transaction.begin()
-            yield transaction
+            yield Transaction(self, reader, fd)
 
     def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
         """The active file's descriptor for writing; made, or begun anew when it is full, with its name durable."""

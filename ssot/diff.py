@@ -370,8 +370,6 @@ class _Reader:
             self.check_moved(header, *moved)
         if header.marked:
             self.check_marks(header, old, new)
-            old = old if header.old is not None else None
-            new = new if header.new is not None else None
         return self.check_modes(header, old, new)
 
     def moved(self, header: _Header) -> tuple[str, str] | None:
@@ -396,18 +394,19 @@ class _Reader:
             self.fail("the header's two paths differ without a rename or a copy", header.line)
         if header.old not in (None, old) or header.new not in (None, new):
             self.fail("'--- ' or '+++ ' names another path than the header", header.line)
+        # without these lines git takes /dev/null for the path dev/null
+        if (header.old is None) != ("new file mode" in header.said):
+            self.fail("'--- /dev/null' and 'new file mode' belong together", header.line)
+        if (header.new is None) != ("deleted file mode" in header.said):
+            self.fail("'+++ /dev/null' and 'deleted file mode' belong together", header.line)
 
     def check_modes(self, header: _Header, old: str | None, new: str | None) -> tuple[str | None, str | None]:
         said = header.said
         if "new file mode" in said:
-            if "deleted file mode" in said or header.old is not None:
-                self.fail("a new file that is also an old one", header.line)
+            if "deleted file mode" in said:
+                self.fail("a new file that is also a deleted one", header.line)
             return None, new
-        if "deleted file mode" in said:
-            if header.new is not None:
-                self.fail("a deleted file with a new path", header.line)
-            return old, None
-        return old, new
+        return (old, None) if "deleted file mode" in said else (old, new)
 
 
 _NAMES = ("rename from", "rename to", "copy from", "copy to")

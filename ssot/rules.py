@@ -139,7 +139,7 @@ def decide(
     try:
         return _RULES[type(intent)](case, intent)
     except _No as no:
-        if no.refusal.code == "not_found":
+        if no.refusal.code in ("not_found", "exists"):  # nothing was asked of a task that could tell of it
             return Ruling(refusal=no.refusal)
         move = _MOVE_NAMES[type(intent)]
         facts = {
@@ -409,7 +409,8 @@ def _result(case: Case, intent: intents.SendResult) -> Ruling:
     if outside:
         raise _No(
             "scope_violation",
-            f"the result touches {len(outside)} paths outside the scope {list(dispatch.scope)}: {', '.join(outside[:5])}",
+            f"the result touches {len(outside)} paths outside the scope {list(dispatch.scope)}: "
+            f"{', '.join(outside[:5])}",
             event="scope_violation",
             dispatch_id=dispatch.dispatch_id,
             paths=list(outside[:50]),

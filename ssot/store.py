@@ -23,7 +23,7 @@ from audit.stamp import Clock
 from ssot import adopt, checkpoint, rules
 from ssot.adopt import Adopted, Held, Outdated
 from ssot.blobs import Blobs
-from ssot.intents import Intent
+from ssot.intents import Create, Intent
 from ssot.rules import Policy, Refusal, Signs
 from ssot.task import (
     TASK_ID,
@@ -42,6 +42,8 @@ SETTLE_S: Final = 0.3
 """A file that makes no sense and is younger than this may still be being written: it is looked at again later."""
 RACY_NS: Final = 20_000_000
 """A file changed this shortly before it was looked at may change again without its times showing it."""
+REFUSAL_S: Final = 10.0
+"""The same refusal to the same caller is recorded once in this many seconds."""
 _CHUNK: Final = 200
 _ROOM_FOR_ENVELOPE: Final = 4096
 
@@ -121,6 +123,8 @@ class Store:
         self._seen: tuple[int, int] = (-1, -1)
         self._unsettled: set[str] = set()
         self._behind: set[str] = set()
+        self._broken: Corrupt | None = None
+        self._refused: dict[tuple[Any, ...], float] = {}
         self._checkpoint_seq = 0
 
     def _prepare(self) -> None:
@@ -182,7 +186,7 @@ class Store:
         """Take in what others wrote. Raises Corrupt."""
         if self.is_current():
             return
-        with self._mutex:
+        with self._mutex, self._all_or_broken():
             try:
                 while batch := self._reader.read(limit=4096):
                     self._take_in(batch)
@@ -204,6 +208,17 @@ class Store:
     def _take_in(self, events: Iterable[Event]) -> None:
         for event in events:
             self._apply(event)
+
+    @contextmanager
+    def _all_or_broken(self) -> Iterator[None]:
+        """A log that contradicts itself leaves the view behind the reader: from then on this store answers nothing."""
+        if self._broken is not None:
+            raise Corrupt(str(self._broken))
+        try:
+            yield
+        except Corrupt as error:
+            self._broken = error
+            raise
 
     def _apply(self, event: Event, planned: _Planned | None = None) -> None:
         """Bring the view behind one event."""
@@ -361,7 +376,7 @@ class Store:
         with self._transaction(timeout) as transaction:
             if idempotency is not None and (first := self.view.remembered.get(idempotency.key)):
                 return self._repeat(first.seq, first.body, first.refused, idempotency)
-            shown = self._reconcile([task_id], transaction, quiet=False)
+            untouchable = self._reconcile([task_id], transaction, quiet=False)
             self._check_case(task_id, intent)
             ruling = rules.decide(
                 task_id,
@@ -372,8 +387,12 @@ class Store:
                 policy=self.settings.policy,
                 signs=self._signs(task_id),
             )
-            drafts = _with_idempotency(ruling.drafts, ruling.refusal, idempotency)
-            events = self._record(drafts, transaction, hold_back=shown)
+            drafts = ruling.drafts
+            if idempotency is not None:
+                drafts = _with_idempotency(drafts, ruling.refusal, idempotency)
+            elif drafts and self._was_just_told(drafts[0]):
+                drafts = ()
+            events = self._record(drafts, transaction, hold_back=untouchable)
             if ruling.refusal is not None:
                 raise Refused(ruling.refusal)
             document = self.document(task_id)
@@ -389,7 +408,7 @@ class Store:
 
     def _commit_chunk(self, chunk: Sequence[tuple[str, Intent]], actor: str) -> list[Committed | Refused]:
         with self._transaction(None) as transaction:
-            shown = self._reconcile([task_id for task_id, _ in chunk], transaction, quiet=False)
+            untouchable = self._reconcile([task_id for task_id, _ in chunk], transaction, quiet=False)
             drafts: list[Draft] = []
             refusals: dict[str, Refused] = {}
             for task_id, intent in chunk:
@@ -410,7 +429,7 @@ class Store:
                 drafts += ruling.drafts
                 if ruling.refusal is not None:
                     refusals[task_id] = Refused(ruling.refusal)
-            self._record(drafts, transaction, hold_back=shown)
+            self._record(drafts, transaction, hold_back=untouchable)
             return [refusals.get(task_id) or self._committed(task_id) for task_id, _ in chunk]
 
     def _committed(self, task_id: str) -> Committed:
@@ -425,13 +444,26 @@ class Store:
         with self._transaction(timeout) as transaction:
             return self._record([draft], transaction)[0]
 
+    def _was_just_told(self, draft: Draft) -> bool:
+        """Whether the same caller was refused the same thing within `REFUSAL_S`: a loop must not fill the disk."""
+        if draft.type != "move_refused":
+            return False
+        key = (draft.subject, draft.actor, draft.data["move"], draft.data["code"])
+        now = time.monotonic()
+        if now - self._refused.get(key, -REFUSAL_S) < REFUSAL_S:
+            return True
+        if len(self._refused) > 4096:
+            self._refused.clear()
+        self._refused[key] = now
+        return False
+
     def _signs(self, task_id: str) -> Signs:
         attempt = self.view.opened.get(task_id)
         return attempt.signs if attempt else Signs()
 
     def _check_case(self, task_id: str, intent: Intent) -> None:
         known = self.view.folded.get(task_id.casefold())
-        if known is not None and known != task_id and type(intent).__name__ == "Create":
+        if known is not None and known != task_id and isinstance(intent, Create):
             raise Refused(Refusal("exists", f"{task_id} differs from the task {known} in case only"))
 
     def _repeat(self, seq: int, body: str, refused: dict[str, str] | None, idempotency: IdempotencyKey) -> Committed:
@@ -455,37 +487,37 @@ class Store:
 
     @contextmanager
     def _transaction(self, timeout: float | None) -> Iterator[Transaction]:
-        """The workspace's lock, with this process's view brought up to date and crashed commits finished."""
+        """The workspace's lock, with this process's view brought up to date and crashed commits finished.
+
+        The lock first, then the view: readers of this process never wait while another process holds the lock.
+        """
         limit = self.settings.lock_timeout_s if timeout is None else timeout
-        with self._mutex:
-            try:
-                self.refresh()
-                with self.log.transact(self._reader, limit) as transaction:
-                    self._take_in(transaction.news)
-                    self._note_seen()
-                    self._finish_others(transaction)
-                    yield transaction
-            finally:
-                self._note_seen()
+        self.refresh()
+        with self.log.transact(self._reader, limit) as transaction, self._mutex:
+            with self._all_or_broken():
+                transaction.begin(self._take_in)
+            self._note_seen()
+            self._finish_others(transaction)
+            yield transaction
 
     def _finish_others(self, transaction: Transaction) -> None:
         """Do what a process that died behind its commit point left undone: its file, and the event it owed."""
         last = self._reader.place.seq
-        if transaction.applied in (0, last):
+        if transaction.applied == 0 or transaction.applied >= last:
             return
         changed = {
             event.subject: event
             for event in self.events(transaction.applied)
             if event.subject is not None and event.subject in self.view.entries
         }
-        shown = self._reconcile(sorted({*changed, *self._behind}), transaction, quiet=True)
+        untouchable = self._reconcile(sorted({*changed, *self._behind}), transaction, quiet=True)
         due = [
             draft
             for task_id, event in changed.items()
             if event.type == "task_rejected"
             and (draft := rules.owed(self.task(task_id), self.settings.policy, event.actor))
         ]
-        self._record(due, transaction, hold_back=shown)
+        self._record(due, transaction, hold_back=untouchable)
         self._mark_applied(transaction)
 
     # ------------------------------------------------------------------------------------ log, then file
@@ -680,10 +712,10 @@ class Store:
 
     def examine(self, names: Sequence[str]) -> None:
         """Look at some task files (names without ``.json``) and take over, hold or restore what differs."""
+        self.refresh()
         with self._mutex:
-            self.refresh()
-            if not any(self._needs_a_look(name) for name in names):
-                return
+            worth_it = any(self._needs_a_look(name) for name in names)
+        if worth_it:
             with self._transaction(None) as transaction:
                 self._reconcile(names, transaction, quiet=False)
 
@@ -830,13 +862,13 @@ class Store:
     def _hold(self, name: str, raw: bytes, held: Held, drafts: list[Draft], untouchable: set[str]) -> None:
         """Leave the file alone and say why: once for the same bytes."""
         untouchable.add(name)
-        file, digest = f"{name}.json", document_digest(raw)
+        file, digest = f"{name}.json".encode(errors="replace").decode()[:300], document_digest(raw)
         known = self.view.held.get(file)
         if known is not None and (known.file_sha256, known.reason) == (digest, held.reason):
             return
         entry = self.view.entries.get(name)
         data = {
-            "file": file.encode(errors="replace").decode()[:300],
+            "file": file,
             "field": held.field[:300],
             "reason": held.reason,
             "detail": held.detail[:1000],
@@ -882,11 +914,9 @@ def _may_be_long(data: dict[str, Any]) -> bool:
     return len(orjson.dumps(data)) > MAX_LINE_BYTES - _ROOM_FOR_ENVELOPE
 
 
-def _with_idempotency(
-    drafts: tuple[Draft, ...], refusal: Refusal | None, key: IdempotencyKey | None
-) -> tuple[Draft, ...]:
+def _with_idempotency(drafts: tuple[Draft, ...], refusal: Refusal | None, key: IdempotencyKey) -> tuple[Draft, ...]:
     """The first event of an answer remembers the key it answered."""
-    if key is None or not drafts:
+    if not drafts:
         return drafts
     record: dict[str, Any] = {"key": key.key, "body": key.body}
     if refusal is not None:
