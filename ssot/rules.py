@@ -559,7 +559,8 @@ def _end(case: Case, intent: intents.EndAttempt) -> Ruling:
 # -------------------------------------------------------------------------------------------- decisions
 
 
-def _check_decider(case: Case, given_digest: str | None) -> None:
+def _check_decider(case: Case, given_digest: str | None) -> str | None:
+    """Who may decide, on what they saw. Gives the current review digest."""
     task = case.known
     if case.actor in people_barred(task):
         raise _No(
@@ -574,22 +575,25 @@ def _check_decider(case: Case, given_digest: str | None) -> None:
             given=given_digest[:200],
             current=current,
         )
+    return current
 
 
-def _decision(case: Case, decision: str, reason: str, issues: Sequence[Issue]) -> dict[str, Any]:
+def _decision(
+    case: Case, decision: str, reason: str, issues: Sequence[Issue], reviewed: str | None
+) -> dict[str, Any]:
     return {
         "decision": decision,
         "by": case.actor,
         "at": case.stamp.now,
         "reason": reason,
         "issues": [plain(issue) for issue in issues],
-        "review_digest": review_digest(case.known),
+        "review_digest": reviewed,
     }
 
 
 def _approve(case: Case, intent: intents.Approve) -> Ruling:
     event = case.require("approve", "it cannot be approved")
-    _check_decider(case, intent.review_digest)
+    reviewed = _check_decider(case, intent.review_digest)
     attempt = case.attempt
     if attempt.witnessed is False and not case.policy.trust_history:
         raise _No(
@@ -597,7 +601,7 @@ def _approve(case: Case, intent: intents.Approve) -> Ruling:
             f"attempt {attempt.attempt} of {case.task_id} arrived inside a file; this log did not see it happen. "
             "Dispatch it again, or set KIRCERTA_TRUST_HISTORY=1",
         )
-    decision = _decision(case, "approved", intent.reason, ())
+    decision = _decision(case, "approved", intent.reason, (), reviewed)
     return Ruling(
         (
             case.draft(
@@ -614,7 +618,7 @@ def _reject(case: Case, intent: intents.Reject) -> Ruling:
     event = case.require("reject", "it cannot be rejected")
     if not intent.reason.strip():
         raise _No("reason_required", "a rejection needs a reason")
-    _check_decider(case, intent.review_digest)
+    reviewed = _check_decider(case, intent.review_digest)
     task, attempt = case.known, case.known.current
     criteria = attempt.dispatch.acceptance_criteria if attempt and attempt.dispatch else task.acceptance_criteria
     work_log = attempt.result.work_log if attempt and attempt.result else ()
@@ -626,7 +630,7 @@ def _reject(case: Case, intent: intents.Reject) -> Ruling:
         raise _No("invalid_issues", problem)
     rejected = case.draft(
         event,
-        decision=_decision(case, "rejected", intent.reason, intent.issues),
+        decision=_decision(case, "rejected", intent.reason, intent.issues, reviewed),
         attempt=attempt.attempt if attempt else 0,
         digest_given=intent.review_digest is not None,
     )
