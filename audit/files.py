@@ -84,15 +84,18 @@ class FileLock:
         FileLock._instances.add(self)
 
     @contextmanager
-    def hold(self, timeout: float = LOCK_TIMEOUT_S) -> Iterator[int]:
-        """Hold the lock; gives the sidecar's descriptor. Raises Busy after `timeout` seconds."""
+    def hold(self, timeout: float = LOCK_TIMEOUT_S, meanwhile: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """Hold the lock; gives the sidecar's descriptor. Raises Busy after `timeout` seconds.
+
+        `meanwhile` is called now and then while another process has it, so that less is left to do under it.
+        """
         deadline = time.monotonic() + timeout
         if not self._thread.acquire(timeout=timeout):
             raise Busy(self._busy(timeout))
         try:
             fd = self._open()
             try:
-                self._wait(fd, deadline, timeout)
+                self._wait(fd, deadline, timeout, meanwhile)
                 yield fd
             finally:
                 with suppress(OSError):  # explicitly: a child between fork and exec may share the descriptor
@@ -107,8 +110,8 @@ class FileLock:
         except OSError as error:
             raise storage_error(error, f"the lock {self.path}") from None
 
-    def _wait(self, fd: int, deadline: float, timeout: float) -> None:
-        pause = 0.0001
+    def _wait(self, fd: int, deadline: float, timeout: float, meanwhile: Callable[[], None]) -> None:
+        pause, eager_until = 0.0001, time.monotonic() + 0.1
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,8 +119,9 @@ class FileLock:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise Busy(self._busy(timeout)) from None
+            meanwhile()
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.005)
+            pause = min(pause * 1.5, 0.0003 if time.monotonic() < eager_until else 0.005)
 
     def _busy(self, timeout: float) -> str:
         return f"the workspace's lock {self.path} was not free within {timeout:g} s: try again"

@@ -23,6 +23,7 @@ from audit.stamp import Clock, Stamp
 ACTIVE: Final = "events.jsonl"
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 1 << 20
+_MARKER_BYTES: Final = 127
 
 
 class Rewound(Exception):
@@ -42,18 +43,35 @@ class Place:
 
 
 def segments(folder: Path) -> list[tuple[int, Path]]:
-    """The log's files in order, each with the seq of its first line; the active one last. Empty ones are left out."""
-    found = []
-    for path in folder.glob("events-*.jsonl"):
-        number = path.stem.removeprefix("events-")
-        if number.isdigit():
-            found.append((int(number), path))
-    found.sort()
+    """The log's files in order, each with the seq of its first line; the active one last. Empty ones are left out.
+
+    A rotation may rename the active one at any moment: open them with `open_segment`.
+    """
     active = folder / ACTIVE
-    first = _first_seq(active)
-    if first is not None:
-        found.append((first, active))
-    return found
+    while True:
+        first = _first_seq(active)
+        found = []
+        for path in folder.glob("events-*.jsonl"):
+            number = path.stem.removeprefix("events-")
+            if number.isdigit():
+                found.append((int(number), path))
+        found.sort()
+        if first is None:
+            return found
+        if all(number != first for number, _ in found):  # else it was renamed between the two looks
+            return [*found, (first, active)]
+
+
+def open_segment(folder: Path, first: int) -> int:
+    """A descriptor for the segment that begins with this seq, under whichever name it stands now."""
+    closed = folder / f"events-{first}.jsonl"
+    for path in (closed, folder / ACTIVE, closed):
+        with suppress(FileNotFoundError):
+            fd = _open(path)
+            if path is closed or _seq_at_begin(fd) == first:
+                return fd
+            os.close(fd)
+    raise FileNotFoundError(f"{closed} does not exist")
 
 
 def _first_seq(path: Path) -> int | None:
@@ -62,10 +80,14 @@ def _first_seq(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        line = _line_at(fd, 0)
-        return decode(line).seq if line is not None else None
+        return _seq_at_begin(fd)
     finally:
         os.close(fd)
+
+
+def _seq_at_begin(fd: int) -> int | None:
+    line = _line_at(fd, 0)
+    return decode(line).seq if line is not None else None
 
 
 def _open(path: Path) -> int:
@@ -136,10 +158,10 @@ class LogReader:
         reader = cls(folder)
         if seq <= 0:
             return reader
-        for first, path in reversed(segments(folder)):
+        for first, _ in reversed(segments(folder)):
             if first > seq:
                 continue
-            fd = _open(path)
+            fd = open_segment(folder, first)
             offset = _offset_after(fd, seq)
             line = _line_at(fd, _line_start(fd, offset - 1)) if offset else None
             if line is None or (event := decode(line)).seq != seq:
@@ -235,21 +257,25 @@ class LogReader:
             return True
 
     def _renamed(self) -> bool:
-        return any(os.stat(path).st_ino == self.inode for _, path in segments(self.folder))
+        for first, _ in reversed(segments(self.folder)):
+            fd = open_segment(self.folder, first)
+            inode = os.fstat(fd).st_ino
+            os.close(fd)
+            if inode == self.inode:
+                return True
+        return False
 
     def _open_next(self) -> bool:
         """Go on with the file that holds the next line. False when there is none yet."""
         following = self.place.seq + 1
-        for first, path in segments(self.folder):
+        for first, _ in segments(self.folder):
             if first == following:
-                with suppress(FileNotFoundError):  # renamed meanwhile: the next call finds it
-                    self._adopt(_open(path), 0)
-                    return True
-                return False
+                self._adopt(open_segment(self.folder, first), 0)
+                return True
         self._check_continues(following)
         with suppress(FileNotFoundError):
             fd = _open(self.folder / ACTIVE)
-            if _line_at(fd, 0) is None:
+            if _line_at(fd, 0) is None and not (self.folder / f"events-{following}.jsonl").exists():
                 self._adopt(fd, 0)
                 return False
             os.close(fd)
@@ -324,25 +350,52 @@ def event_at(folder: Path, seq: int) -> Event | None:
         reader.close()
 
 
+def last_event(folder: Path) -> Event | None:
+    """The newest complete line; None where the log is empty. Costs a few reads at its end, whatever its size."""
+    for first, _ in reversed(segments(folder)):
+        fd = open_segment(folder, first)
+        try:
+            end = _line_start(fd, os.fstat(fd).st_size)
+            line = _line_at(fd, _line_start(fd, end - 1)) if end else None
+        finally:
+            os.close(fd)
+        if line is not None:
+            return decode(line)
+    return None
+
+
 def events_of(folder: Path, subject: str) -> Iterator[Event]:
     """The events of one task, in order: the files are searched for its id without parsing the other lines."""
     needle = b'"subject":' + orjson.dumps(subject) + b","
-    for _, path in segments(folder):
-        with (
-            path.open("rb") as file,
-            suppress(ValueError),
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            found = data.find(needle)
-            while found >= 0:
-                begin = data.rfind(b"\n", 0, found) + 1
-                end = data.find(b"\n", found)
-                if end < 0:
-                    break
-                event = decode(data[begin:end])
-                if event.subject == subject:
-                    yield event
-                found = data.find(needle, end)
+    found = segments(folder)
+    for number, (first, _) in enumerate(found):
+        fd = open_segment(folder, first)
+        try:
+            if number == len(found) - 1:  # the active one may be cut behind its last line: it is not mapped
+                yield from _events_in(_whole(fd), needle, subject)
+            else:
+                with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+                    yield from _events_in(data, needle, subject)
+        finally:
+            os.close(fd)
+
+
+def _whole(fd: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
+
+
+def _events_in(data: bytes | mmap.mmap, needle: bytes, subject: str) -> Iterator[Event]:
+    found = data.find(needle)
+    while found >= 0:
+        begin = data.rfind(b"\n", 0, found) + 1
+        end = data.find(b"\n", found)
+        if end < 0:
+            return
+        event = decode(data[begin:end])
+        if event.subject == subject:
+            yield event
+        found = data.find(needle, end)
 
 
 # --------------------------------------------------------------------------------------------- writer
@@ -364,7 +417,7 @@ class Marker:
     @classmethod
     def load(cls, fd: int) -> Marker:
         data = os.pread(fd, 4096, 0)
-        body, _, checksum = data.rstrip(b"\n").rpartition(b" ")
+        body, _, checksum = data.rstrip().rpartition(b" ")
         if not body or checksum != b"%08x" % zlib.crc32(body):
             return cls()
         boot, inode, synced, applied = body.split(b" ")
@@ -372,10 +425,9 @@ class Marker:
 
     def store(self, fd: int) -> None:
         body = b"%s %d %d %d" % (self.boot.encode(), self.inode, self.synced, self.applied)
-        line = body + b" %08x\n" % zlib.crc32(body)
+        line = b"%-*b\n" % (_MARKER_BYTES, body + b" %08x" % zlib.crc32(body))
         with suppress(OSError):  # a full disk: the next holder does the work again
-            os.pwrite(fd, line, 0)
-            os.ftruncate(fd, len(line))
+            os.pwrite(fd, line, 0)  # always as long: nothing of an older one is left behind it
 
 
 def _boot_id() -> str:
@@ -543,10 +595,18 @@ class AuditLog:
         self._poisoned: StorageFailed | None = None
 
     @contextmanager
-    def transact(self, reader: LogReader, timeout: float = files.LOCK_TIMEOUT_S) -> Iterator[Transaction]:
-        """Hold the workspace's lock; `begin` comes next. Raises Busy, StorageFailed."""
+    def transact(
+        self,
+        reader: LogReader,
+        timeout: float = files.LOCK_TIMEOUT_S,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Iterator[Transaction]:
+        """Hold the workspace's lock; `begin` comes next. Raises Busy, StorageFailed.
+
+        `meanwhile` is called now and then while another process has the lock.
+        """
         self.check_healthy()
-        with self._lock.hold(timeout) as fd:
+        with self._lock.hold(timeout, meanwhile) as fd:
             yield Transaction(self, reader, fd)
 
     def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
@@ -619,7 +679,7 @@ class _Chain:
 
     def check_file(self, path: Path, first: int, *, last: bool, progress: Callable[[int], None]) -> None:
         rest = b""
-        with path.open("rb") as file:
+        with open(open_segment(path.parent, first), "rb") as file:
             while chunk := file.read(_CHUNK):
                 lines = (rest + chunk).split(b"\n")
                 rest = lines.pop()

@@ -578,9 +578,7 @@ def _check_decider(case: Case, given_digest: str | None) -> str | None:
     return current
 
 
-def _decision(
-    case: Case, decision: str, reason: str, issues: Sequence[Issue], reviewed: str | None
-) -> dict[str, Any]:
+def _decision(case: Case, decision: str, reason: str, issues: Sequence[Issue], reviewed: str | None) -> dict[str, Any]:
     return {
         "decision": decision,
         "by": case.actor,

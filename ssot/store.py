@@ -126,6 +126,7 @@ class Store:
         self._broken: Corrupt | None = None
         self._refused: dict[tuple[Any, ...], float] = {}
         self._checkpoint_seq = 0
+        self._tasks: dict[str, tuple[bytes, Task]] = {}
 
     def _prepare(self) -> None:
         files.check_supported(self.home)
@@ -227,6 +228,7 @@ class Store:
             task, document = (planned.task, planned.document) if planned else self._evolved(event)
             assert task is not None
             self.view.put(task, document, event.data["document_sha256"])
+            self._keep_parsed(document, task)
             self.view.last_change = (event.seq, event.cursor)
             self.view.held.pop(f"{event.subject}.json", None) if event.type == "task_adopted" else None
         elif kind is None and "document_sha256" in event.data:
@@ -299,7 +301,21 @@ class Store:
 
     def _task_or_none(self, task_id: str) -> Task | None:
         document = self.document(task_id)
-        return None if document is None else parse_known(document)
+        return None if document is None else self._parsed(task_id, document)
+
+    def _parsed(self, task_id: str, document: bytes) -> Task:
+        """The task of a document; tasks are immutable, so the ones just worked on are kept at hand."""
+        kept = self._tasks.get(task_id)
+        if kept is not None and kept[0] is document:
+            return kept[1]
+        task = parse_known(document)
+        self._keep_parsed(document, task)
+        return task
+
+    def _keep_parsed(self, document: bytes, task: Task) -> None:
+        if len(self._tasks) >= _CHUNK:
+            self._tasks.clear()
+        self._tasks[task.task_id] = (document, task)
 
     def detail(self, task_id: str) -> bytes | None:
         """What the detail route answers: the document with its long texts in place, and its `review_digest`."""
@@ -397,7 +413,7 @@ class Store:
                 raise Refused(ruling.refusal)
             document = self.document(task_id)
             assert document is not None
-            return Committed(parse_known(document), document, tuple(events))
+            return Committed(self._parsed(task_id, document), document, tuple(events))
 
     def commit_many(self, intents: Sequence[tuple[str, Intent]], *, actor: str) -> list[Committed | Refused]:
         """Several intents on different tasks under one lock and, chunk by chunk, one sync. Answers in order."""
@@ -435,7 +451,7 @@ class Store:
     def _committed(self, task_id: str) -> Committed:
         document = self.document(task_id)
         assert document is not None
-        return Committed(parse_known(document), document)
+        return Committed(self._parsed(task_id, document), document)
 
     def note(self, draft: Draft, timeout: float | None = None) -> Event:
         """Append an event that changes no task."""
@@ -493,7 +509,7 @@ class Store:
         """
         limit = self.settings.lock_timeout_s if timeout is None else timeout
         self.refresh()
-        with self.log.transact(self._reader, limit) as transaction, self._mutex:
+        with self.log.transact(self._reader, limit, self.refresh) as transaction, self._mutex:
             with self._all_or_broken():
                 transaction.begin(self._take_in)
             self._note_seen()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import orjson
-import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from audit.stamp import seconds_of
@@ -369,7 +368,12 @@ def review_digest(task: Task) -> str | None:
         "result": plain(attempt.result) if attempt.result else None,
         "verdict": plain(attempt.verdict),
     }
-    return "sha256:" + hashlib.sha256(rfc8785.dumps(shown)).hexdigest()
+    return "sha256:" + hashlib.sha256(_canonical(shown)).hexdigest()
+
+
+def _canonical(shown: dict[str, Any]) -> bytes:
+    """Canonical JSON (RFC 8785). Keys here are ASCII and numbers whole, so sorted compact JSON is already it."""
+    return orjson.dumps(shown, option=orjson.OPT_SORT_KEYS)
 
 
 _TEXT_FIELDS: Final = frozenset({"text", "detail", "summary", "reason", "request_text"})

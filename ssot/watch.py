@@ -49,11 +49,13 @@ class Watcher:
         folders = [store.audit_folder, store.tasks_folder] if self._adopt else [store.audit_folder]
         bell = Doorbell(folders)
         last_scan = 0.0
+        missed: set[str | None] = {None} if self._adopt else set()  # what was saved before the bell hung
         try:
             while not self._stop.is_set():
-                changed = bell.wait(self._patience())
+                changed = bell.wait(0 if missed else self._patience())
                 try:
-                    self._turn(changed.get(store.tasks_folder, set()))
+                    self._turn(changed.get(store.tasks_folder, set()) | missed)
+                    missed = set()
                     if self._adopt and (bell.is_polling and time.monotonic() - last_scan > POLL_S):
                         store.scan()
                         last_scan = time.monotonic()

@@ -1,0 +1,100 @@
+"""What remote agents send: ACK, heartbeat, result, verdict. Parsed strictly; what breaks the schema is in the log."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.bodies import parse_body
+from api.desk import Desk
+from api.messages import HeartbeatBody
+from api.moves import Asked, OnInvalid, move
+from audit.event import Draft
+from ssot.intents import Intent, SendAck, SendHeartbeat, SendResult, SendVerdict
+from ssot.rules import Refusal
+from ssot.store import Committed, Refused, Store
+from ssot.task import TASK_ID, AckBody, Invalid, ResultBody, VerdictBody
+
+BEATS: Final = "beats"
+"""The private folder whose files' times are the signs of life that are too frequent for the log."""
+
+
+class AgentRoutes:
+    """`POST /api/tasks/{task_id}/ack`, `/heartbeat`, `/result` and `/verdict`."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def ack(self, request: Request) -> Response:
+        return await move(self._desk, request, "ack", _ack, on_invalid=_logged("ack", "ack_mismatch"))
+
+    async def heartbeat(self, request: Request) -> Response:
+        return await move(self._desk, request, "heartbeat", _heartbeat, afterwards=_keep_sign)
+
+    async def result(self, request: Request) -> Response:
+        refused = _logged("result", "result_refused")
+        return await move(self._desk, request, "result", _result, on_invalid=refused, afterwards=_forget_signs)
+
+    async def verdict(self, request: Request) -> Response:
+        return await move(self._desk, request, "verdict", _verdict, on_invalid=_logged("verdict", "verdict_refused"))
+
+
+def _ack(store: Store, asked: Asked) -> Intent:
+    return SendAck(parse_body(AckBody, asked.raw))
+
+
+def _heartbeat(store: Store, asked: Asked) -> Intent:
+    body = parse_body(HeartbeatBody, asked.raw)
+    return SendHeartbeat(dispatch_id=body.dispatch_id, note=body.note)
+
+
+def _result(store: Store, asked: Asked) -> Intent:
+    return SendResult(parse_body(ResultBody, asked.raw))
+
+
+def _verdict(store: Store, asked: Asked) -> Intent:
+    return SendVerdict(parse_body(VerdictBody, asked.raw))
+
+
+def _logged(name: str, code: str) -> OnInvalid:
+    """A message that breaks its schema is refused like one that the rules refuse, and recorded as that event."""
+
+    def record(store: Store, asked: Asked, invalid: Invalid, left_s: float) -> Exception:
+        detail = f"{name}: {invalid}"[:2000].encode("utf-8", "replace").decode()
+        field = invalid.field[:300].encode("utf-8", "replace").decode()
+        data: dict[str, object] = {"move": name, "code": code, "detail": detail, "field": field}
+        if asked.key is not None:
+            answer = {"code": code, "detail": detail}
+            data["idempotency"] = {"key": asked.key.key, "body": asked.key.body, "refused": answer}
+        correlation = store.task(asked.task_id).correlation_id
+        store.note(Draft(code, asked.principal, data, asked.task_id, correlation), timeout=left_s)
+        return Refused(Refusal(code, detail, {"field": field}))
+
+    return record
+
+
+def _keep_sign(store: Store, asked: Asked, committed: Committed) -> None:
+    with suppress(OSError):  # a sign that is not kept costs a warning at worst
+        sign = _sign(store, committed)
+        if sign is not None:
+            sign.parent.mkdir(exist_ok=True)
+            sign.touch()
+
+
+def _forget_signs(store: Store, asked: Asked, committed: Committed) -> None:
+    sign = _sign(store, committed)
+    if sign is not None:
+        with suppress(OSError):
+            sign.unlink()
+
+
+def _sign(store: Store, committed: Committed) -> Path | None:
+    attempt = committed.task.current
+    dispatch = attempt.dispatch if attempt else None
+    if dispatch is None or not TASK_ID.fullmatch(dispatch.dispatch_id):  # it could have come inside a file by hand
+        return None
+    return store.private_folder / BEATS / dispatch.dispatch_id

@@ -1,0 +1,198 @@
+"""What all routes of one process share: the store, the thread that writes, the gate, and answers kept ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+
+from api.answers import Tagged
+from api.auth import Gate
+from api.bodies import BodyLimits
+from api.problems import Problem
+from api.refusals import RefusalCounter
+from audit.event import Draft, Event
+from audit.files import Busy
+from ssot.settings import Settings
+from ssot.store import Store
+from ssot.task import TASK_ID, document_digest
+
+T = TypeVar("T")
+_OVERHEAD: Final = 2048
+DETAIL_CACHE_BYTES: Final = 32 * 1024 * 1024
+PAGE_CACHE_BYTES: Final = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """The detail answer of one document, named by the document's digest."""
+
+    digest: str
+    tagged: Tagged
+
+    @classmethod
+    def of(cls, store: Store, document: bytes) -> Detail:
+        """Made from a document; reads the blobs it names: for a worker thread."""
+        return cls(document_digest(document), Tagged(store.detail_of(document)))
+
+
+def _detail_now(store: Store, task_id: str) -> Detail:
+    document = store.document(task_id)
+    if document is None:
+        raise not_found(task_id)
+    return Detail.of(store, document)
+
+
+class Desk:
+    """One process's API. The store is there from the end of recovery on."""
+
+    def __init__(
+        self, settings: Settings, refusals: RefusalCounter, *, loopback: bool, body_timeout_s: float = 10.0
+    ) -> None:
+        self.settings = settings
+        self.gate = Gate(settings, refusals, loopback=loopback)
+        self.limits = BodyLimits(settings.max_body_bytes, body_timeout_s)
+        self.pages = Pages()
+        self.details = Details()
+        self.writer = Writer(settings.lock_timeout_s)
+        self._store: Store | None = None
+        self._turn: asyncio.Task[None] | None = None
+        self._making: dict[object, asyncio.Task[Any]] = {}
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            raise Problem(
+                "starting", "the workspace is being read: try again in a moment", headers={"Retry-After": "1"}
+            )
+        return self._store
+
+    def take(self, store: Store) -> None:
+        """Recovery is done: from now on there is something to answer with."""
+        self._store = store
+
+    async def catch_up(self) -> Store:
+        """The store, holding every line that the log had when this was called. One `stat` when nothing is new."""
+        store = self.store
+        if store.is_current():
+            return store
+        if self._turn is not None and not self._turn.done():
+            await asyncio.wait({self._turn})  # it began before this call: it may have missed the newest lines
+            if store.is_current():
+                return store
+        if self._turn is None or self._turn.done():
+            self._turn = asyncio.create_task(asyncio.to_thread(store.refresh))
+        await asyncio.shield(self._turn)
+        return store
+
+    async def once(self, key: object, make: Callable[[], T]) -> T:
+        """Make something in a worker thread; whoever asks for the same meanwhile gets the same."""
+        making = self._making.get(key)
+        if making is None:
+            making = self._making[key] = asyncio.create_task(asyncio.to_thread(make))
+            making.add_done_callback(lambda _: self._making.pop(key, None))
+        result: T = await asyncio.shield(making)
+        return result
+
+    async def detail(self, task_id: str) -> Tagged:
+        """The task's detail answer as the log has it now. Raises Problem (not_found)."""
+        store = await self.catch_up()
+        entry = store.view.entries.get(task_id)
+        if entry is None:
+            raise not_found(task_id)
+        ready = self.details.get(task_id, entry.digest)
+        if ready is None:
+            made = await self.once((task_id, entry.digest), lambda: _detail_now(store, task_id))
+            ready = self.keep(task_id, made)
+        return ready
+
+    def keep(self, task_id: str, made: Detail) -> Tagged:
+        """Keep a detail answer for the next who asks."""
+        self.details.put(task_id, made)
+        return made.tagged
+
+    async def note(self, draft: Draft) -> Event:
+        """Log an event that changes no task."""
+        store = self.store
+        return await self.writer.do(lambda left_s: store.note(draft, timeout=left_s))
+
+
+def task_id_of(request: Request) -> str:
+    """The path's task id. Raises Problem: what is no task id never becomes a path or a lookup."""
+    task_id = request.path_params["task_id"]
+    if not TASK_ID.fullmatch(task_id):
+        raise not_found(task_id)
+    return str(task_id)
+
+
+def not_found(task_id: str) -> Problem:
+    return Problem("not_found", f"there is no task {task_id[:200]!r}")
+
+
+class Writer:
+    """One thread in which all writes of this process happen, one after the other: they share one lock anyway."""
+
+    def __init__(self, lock_timeout_s: float) -> None:
+        self._timeout_s = lock_timeout_s
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kircerta-write")
+
+    async def do(self, work: Callable[[float], T]) -> T:
+        """Do `work`, which gets the seconds that are left to wait for the workspace's lock. Raises Busy."""
+        deadline = time.monotonic() + self._timeout_s
+
+        def timed() -> T:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Busy(f"other writes came first for {self._timeout_s:g} s: try again")
+            return work(left)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+
+    def close(self) -> None:
+        """Wait for the write under way."""
+        self._pool.shutdown(wait=True)
+
+
+class Pages:
+    """Ready pages of the list, all made at one position of the log."""
+
+    def __init__(self) -> None:
+        self._at: tuple[int, str] = (-1, "")
+        self._ready: dict[bytes, Tagged] = {}
+        self._size = 0
+
+    def get(self, at: tuple[int, str], query: bytes) -> Tagged | None:
+        return self._ready.get(query) if at == self._at else None
+
+    def put(self, at: tuple[int, str], query: bytes, page: Tagged) -> None:
+        """Keep a page that shows the tasks at `at` or later."""
+        if at != self._at or self._size > PAGE_CACHE_BYTES:
+            self._at, self._ready, self._size = at, {}, 0
+        self._ready[query] = page
+        self._size += page.size + len(query) + _OVERHEAD
+
+
+class Details:
+    """Ready detail answers, the ones made last."""
+
+    def __init__(self) -> None:
+        self._ready: OrderedDict[str, Detail] = OrderedDict()
+        self._size = 0
+
+    def get(self, task_id: str, digest: str) -> Tagged | None:
+        """The answer made from the document with this digest."""
+        kept = self._ready.get(task_id)
+        return kept.tagged if kept is not None and kept.digest == digest else None
+
+    def put(self, task_id: str, made: Detail) -> None:
+        before = self._ready.pop(task_id, None)
+        self._size += made.tagged.size - before.tagged.size if before else made.tagged.size + _OVERHEAD
+        self._ready[task_id] = made
+        while self._size > DETAIL_CACHE_BYTES and len(self._ready) > 1:
+            self._size -= self._ready.popitem(last=False)[1].tagged.size + _OVERHEAD

@@ -1,0 +1,113 @@
+"""How a POST changes a task: token, body, one commit in the writing thread, and the task as the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.answers import Answer
+from api.bodies import idempotency_key, read_body
+from api.desk import Desk, Detail, not_found, task_id_of
+from api.problems import Problem, problem_of
+from audit.log import event_at
+from ssot.intents import Intent
+from ssot.rules import Refusal
+from ssot.states import role_of
+from ssot.store import Committed, IdempotencyKey, IdempotencyMismatch, Refused, Store
+from ssot.task import Invalid
+
+_REPEATED: Final = (b"idempotency-replayed", b"true")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to change a task, with everything that is needed to judge it."""
+
+    task_id: str
+    principal: str
+    raw: bytes
+    key: IdempotencyKey | None
+
+
+Reading = Callable[[Store, Asked], Intent]
+"""Makes an intent from a body. Raises Invalid. In the writing thread."""
+OnInvalid = Callable[[Store, Asked, Invalid, float], Exception]
+"""What becomes of a body that breaks its schema; it may be worth an event."""
+
+
+def told_only(store: Store, asked: Asked, invalid: Invalid, left_s: float) -> Exception:
+    """A person's malformed body is told to its sender; the log has nothing to learn from it."""
+    return invalid
+
+
+async def move(
+    desk: Desk,
+    request: Request,
+    name: str,
+    reading: Reading,
+    *,
+    on_invalid: OnInvalid = told_only,
+    afterwards: Callable[[Store, Asked, Committed], None] | None = None,
+) -> Response:
+    """Carry out one move of the table on the task in the path.
+
+    The order of checks: token and role, task id, body (size, time, type), then in one hop: task known, body's
+    schema, the rules. The hop ends behind the commit point, with the answer made.
+    """
+    role = role_of(name)
+    assert role is not None
+    principal = desk.gate.holder(request, role)
+    task_id = task_id_of(request)
+    raw = await read_body(request, desk.limits)
+    asked = Asked(task_id, principal.name, raw, idempotency_key(request, principal.name, raw))
+    store = desk.store
+
+    def work(left_s: float) -> tuple[Committed, Detail]:
+        committed = _commit(store, asked, reading, on_invalid, left_s)
+        if afterwards is not None:
+            afterwards(store, asked, committed)
+        return committed, Detail.of(store, committed.document)
+
+    committed, made = await desk.writer.do(work)
+    if committed.repeated:
+        whole = made.tagged.whole
+        return Answer(200, bytes(whole.body), headers=((b"etag", made.tagged.etag), _REPEATED))
+    return desk.keep(task_id, made).whole
+
+
+def _commit(store: Store, asked: Asked, reading: Reading, on_invalid: OnInvalid, left_s: float) -> Committed:
+    store.refresh()
+    if asked.task_id not in store.view.entries:
+        raise not_found(asked.task_id)
+    _check_key(store, asked.key)
+    try:
+        intent = reading(store, asked)
+    except Invalid as invalid:
+        raise on_invalid(store, asked, invalid, left_s) from None
+    return store.commit(asked.task_id, intent, actor=asked.principal, idempotency=asked.key, timeout=left_s)
+
+
+def _check_key(store: Store, key: IdempotencyKey | None) -> None:
+    """A key that was answered with a refusal is answered so again; the store repeats what was done."""
+    first = store.view.remembered.get(key.key) if key is not None else None
+    if first is None or key is None:
+        return
+    if first.body != key.body:
+        raise IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key")
+    if first.refused is not None:
+        raise _repeated(store, first.refused, first.seq)
+
+
+def _repeated(store: Store, refused: dict[str, str], seq: int) -> Problem:
+    """The first refusal again, with the facts that its event kept."""
+    event = event_at(store.audit_folder, seq)
+    kept = dict(event.data) if event is not None else {}
+    for name in ("move", "code", "detail", "idempotency", "blob", "in_blob"):
+        kept.pop(name, None)
+    problem = problem_of(Refused(Refusal(refused["code"], refused["detail"], kept)))
+    problem.headers["Idempotency-Replayed"] = "true"
+    return problem
