@@ -21,8 +21,8 @@ from api.blobs import BlobRoutes
 from api.decisions import DecisionRoutes
 from api.desk import Desk
 from api.door import Door
-from api.head import Hosts, head_of
 from api.follower import Follower
+from api.head import Hosts, head_of
 from api.health import HealthRoutes, LoopLag, PrefectProbe
 from api.messages import ApproveBody, HeartbeatBody, RejectBody, UnlockBody
 from api.metrics import Metrics

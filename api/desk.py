@@ -21,7 +21,7 @@ from audit.event import Draft, Event
 from audit.files import Busy
 from ssot.settings import Settings
 from ssot.store import Store
-from ssot.task import TASK_ID, document_digest
+from ssot.task import TASK_ID, Task, document_digest
 
 T = TypeVar("T")
 _OVERHEAD: Final = 2048
@@ -37,9 +37,9 @@ class Detail:
     tagged: Tagged
 
     @classmethod
-    def of(cls, store: Store, document: bytes) -> Detail:
+    def of(cls, store: Store, document: bytes, task: Task | None = None) -> Detail:
         """Made from a document; reads the blobs it names: for a worker thread."""
-        return cls(document_digest(document), Tagged(store.detail_of(document)))
+        return cls(document_digest(document), Tagged(store.detail_of(document, task)))
 
 
 def _detail_now(store: Store, task_id: str) -> Detail:

@@ -80,6 +80,9 @@ class Filter:
         )
 
 
+EVERYTHING: Final = Filter()
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What goes out in one send (empty where the filter took nothing), and the position behind it."""
@@ -165,6 +168,11 @@ class Subscription:
         self.reset_because: str | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its task sleeps and was not woken yet."""
+        return self._waiter is not None and not self._waiter.done()
+
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -188,6 +196,8 @@ class Follower:
         self.folder = folder
         self.problem: str | None = None
         """Why there is no stream at present; None where all is well."""
+        self.spread: Callable[[Position], None] = lambda before: self.wake_all()
+        """Called when the ring has grown behind a position: wakes everybody, where nobody knows better."""
         self.ring = Ring(limit=ring_bytes)
         self.subscriptions: set[Subscription] = set()
         self._ring_bytes = ring_bytes
@@ -238,13 +248,14 @@ class Follower:
         self.ring.extend(frames)
         self.problem = None
         self._begun.set()
-        self._wake_all()
+        self.wake_all()
 
     def _publish(self, frames: list[Frame]) -> None:
         self.problem = None
+        before = self.ring.end
         self.ring.extend(frames)
         self._room.release()
-        self._wake_all()
+        self.spread(before)
 
     def _rewound(self, before: Position, frames: list[Frame]) -> None:
         """The log is another one: whoever is here learns it, and goes on from its present end."""
@@ -257,12 +268,12 @@ class Follower:
             _LOG.error("the stream stands still: %s", problem)
         self.problem = problem
         self._begun.set()
-        self._wake_all()
+        self.wake_all()
 
     def _mended(self) -> None:
         self.problem = None
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
         for subscription in self.subscriptions:
             subscription.wake()
 

@@ -70,7 +70,7 @@ async def move(
         committed = _commit(store, asked, reading, on_invalid, left_s)
         if afterwards is not None:
             afterwards(store, asked, committed)
-        return committed, Detail.of(store, committed.document)
+        return committed, Detail.of(store, committed.document, committed.task)
 
     committed, made = await desk.writer.do(work)
     if committed.repeated:

@@ -124,7 +124,9 @@ class RefusalWriter:
         while not stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), window)
-            await self.flush()
+            if not stop.is_set():
+                await self.flush()
+        await self.flush()
 
     async def flush(self) -> None:
         """Write what is counted; what the disk refuses stays counted for the next window."""

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.answers import DATA_POLICY, SAFE
 from api.auth import LEEWAY_S, Principal
-from api.follower import Batch, Behind, Filter, Follower, Position, Replay, Subscription, locate
+from api.follower import EVERYTHING, Batch, Behind, Filter, Follower, Position, Replay, Subscription, locate
 from api.parameters import query_parameters, unusable, whole_number
 from api.problems import Problem, problem_of
 from audit.event import Corrupt
@@ -45,8 +45,10 @@ _CURSOR: Final = re.compile(r"[0-9]{1,16}\.[0-9a-f]{8}")
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_SEQ: Final = 2**53
 _COMMENT: Final = b": still here\n\n"
+_FEW_BYTES: Final = 16 * 1024
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
+    (b"transfer-encoding", b"chunked"),  # as `_spread` writes it
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
     *SAFE,
@@ -125,8 +127,8 @@ class StreamCounts:
 class Client:
     """One open stream."""
 
-    __slots__ = ("_task", "_transport", "comment_due", "expires_at", "gone", "leaving_since", "over", "replay",
-                 "sending_since", "sent_at", "subscription")  # fmt: skip
+    __slots__ = ("_task", "comment_due", "expires_at", "gone", "leaving_since", "over", "replay",
+                 "sending_since", "sent_at", "subscription", "transport")  # fmt: skip
 
     def __init__(
         self, subscription: Subscription, expires_at: float | None, transport: asyncio.Transport | None, now: float
@@ -140,7 +142,7 @@ class Client:
         self.sending_since: float | None = None
         self.leaving_since: float | None = None
         self.sent_at = now
-        self._transport = transport
+        self.transport = transport
         self._task = asyncio.current_task()
 
     def end(self, why: str) -> None:
@@ -158,14 +160,29 @@ class Client:
     def cut(self) -> None:
         """Let go of the connection with everything that waits in it."""
         self.leave()
-        if self._transport is not None:
-            self._transport.abort()  # the send under way returns with the connection lost
+        if self.transport is not None:
+            self.transport.abort()  # the send under way returns with the connection lost
         elif self._task is not None:
             self._task.cancel()
 
+    def takes(self, wire: bytes, before: Position) -> bool:
+        """Write what follows a position, where this client stands right there and has next to nothing waiting."""
+        subscription, transport = self.subscription, self.transport
+        if (
+            transport is None
+            or subscription.position is not before
+            or subscription.wanted is not EVERYTHING
+            or not subscription.is_waiting
+            or self.over is not None
+            or transport.get_write_buffer_size() >= _FEW_BYTES
+        ):
+            return False
+        transport.write(wire)
+        return True
+
     def cap_send_buffer(self, size: int) -> None:
         """Keep the kernel from taking in megabytes for a client that does not read."""
-        if self._transport is not None and (connection := self._transport.get_extra_info("socket")) is not None:
+        if self.transport is not None and (connection := self.transport.get_extra_info("socket")) is not None:
             with suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size // 2)  # Linux doubles it
 
@@ -187,6 +204,26 @@ class EventStream:
         self._sweeping: asyncio.Task[None] | None = None
         self._files = ThreadPoolExecutor(self.limits.replay_threads, thread_name_prefix="kircerta-replay")
 
+    def _spread(self, before: Position) -> None:
+        """The ring has grown behind `before`. Who has everything up to there gets the news at once.
+
+        The same bytes into every transport, without waking a task for each: a third of the cost. Everybody else,
+        and whoever has bytes waiting already, goes the way of its task, which can wait.
+        """
+        assert self._follower is not None
+        ring = self._follower.ring
+        batch = ring.after(before, EVERYTHING)
+        assert batch is not None
+        wire = b"%x\r\n%b\r\n" % (len(batch.data), batch.data)
+        now = asyncio.get_running_loop().time()
+        for client in self._clients:
+            if client.takes(wire, before):
+                client.subscription.position = batch.end
+                client.sent_at = now
+                self.counts.sends += 1
+            if client.subscription.position is not ring.end:
+                client.subscription.wake()
+
     @property
     def open_streams(self) -> int:
         return len(self._clients)
@@ -199,6 +236,7 @@ class EventStream:
     async def start(self, follower: Follower) -> None:
         """Begin with a follower that was started; `stop` ends both."""
         self._follower = follower
+        follower.spread = self._spread
         self._sweeping = asyncio.create_task(self._sweep())
 
     def end_all(self) -> None:
@@ -315,7 +353,7 @@ class EventStream:
                     await self._send(client, chunk, send)
                 elif chunk is None:
                     await client.subscription.woken()
-                chunk = await self._next(follower, client) if client.over is None else None
+                chunk = await self._next(follower, client)
             if not client.gone:
                 await self._send(client, b": %b\n\n" % (client.over or "").encode(), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -334,8 +372,9 @@ class EventStream:
     async def _next(self, follower: Follower, client: Client) -> bytes | None:
         """What goes out now: bytes; none, to be asked again (``b""``); or nothing before the next wake (None)."""
         subscription = client.subscription
-        if follower.problem is not None:
+        if client.over is None and follower.problem is not None:
             client.end("the log cannot be followed")
+        if client.over is not None:
             return None
         try:
             batch = follower.next_for(subscription)
@@ -432,6 +471,8 @@ def asked_by(request: Request) -> Asked:
         types=_listed(found, "type", _TYPE, "lists types of events, comma-separated"),
         subjects=_listed(found, "subject", TASK_ID, "lists task ids, comma-separated"),
     )
+    if wanted.takes_all:
+        wanted = EVERYTHING
     return Asked(wanted, last_id, None if after < 0 else after)
 
 

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import stat
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Final
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT_S: Final = 5.0
+_READ_BYTES: Final = 64 * 1024
 
 
 class Busy(Exception):
@@ -127,15 +129,19 @@ class FileLock:
         return f"the workspace's lock {self.path} was not free within {timeout:g} s: try again"
 
 
+_over_fork = threading.local()
+
+
 def _acquire_all() -> None:
-    for lock in list(FileLock._instances):
+    _over_fork.held = list(FileLock._instances)
+    for lock in _over_fork.held:
         lock._thread.acquire()
 
 
 def _release_all() -> None:
-    for lock in list(FileLock._instances):
-        if lock._thread.locked():
-            lock._thread.release()
+    for lock in _over_fork.held:  # exactly those: one that came meanwhile belongs to another thread
+        lock._thread.release()
+    _over_fork.held = []
 
 
 if hasattr(os, "register_at_fork"):
@@ -221,8 +227,8 @@ def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Signat
             raise NotRegular(f"{path.name} is not a regular file")
         if before.st_size > limit:
             raise NotRegular(f"{path.name} has {before.st_size} bytes, more than {limit}")
-        data = b""
-        while chunk := os.read(fd, limit + 1 - len(data)):
+        data = os.read(fd, before.st_size + 1)
+        while chunk := os.read(fd, _READ_BYTES):  # it grows, or a read gave less than it could
             data += chunk
             if len(data) > limit:
                 raise NotRegular(f"{path.name} has more than {limit} bytes")
@@ -279,19 +285,25 @@ def replace_file(path: Path, data: bytes) -> None:
 def keep_durably(folder: Path, name: str, data: bytes) -> None:
     """Keep a file that is never changed again (named by its content): durable when this returns."""
     path = folder / name
-    if path.exists():
-        return
     temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        write_new(temporary, data, sync=True)
-        os.rename(temporary, path)
-    except OSError as error:
+        if not _holds(path, data):
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            write_new(temporary, data, sync=True)
+            os.rename(temporary, path)
+    except (OSError, StorageFailed) as error:
         with suppress(OSError):
             os.unlink(temporary)
-        raise storage_error(error, str(path)) from None
-    sync_folder(folder)
+        raise (storage_error(error, str(path)) if isinstance(error, OSError) else error) from None
+    sync_folder(folder)  # also for one that stood there: who renamed it may have died before this
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return read_regular(path, max(len(data), 1))[0] == data
+    except (FileNotFoundError, NotRegular):
+        return False
 
 
 # ------------------------------------------------------------------------------------------ the kernel
@@ -377,7 +389,7 @@ def _file_system_of(folder: Path) -> str:
     best, kind = "", ""
     for line in lines:
         left, _, right = line.partition(" - ")
-        mount = left.split()[4].encode().decode("unicode_escape")
+        mount = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
         inside = where == mount or where.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, right.split()[0]

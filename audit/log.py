@@ -50,12 +50,7 @@ def segments(folder: Path) -> list[tuple[int, Path]]:
     active = folder / ACTIVE
     while True:
         first = _first_seq(active)
-        found = []
-        for path in folder.glob("events-*.jsonl"):
-            number = path.stem.removeprefix("events-")
-            if number.isdigit():
-                found.append((int(number), path))
-        found.sort()
+        found = [(number, folder / f"events-{number}.jsonl") for number in _closed(folder)]
         if first is None:
             return found
         if all(number != first for number, _ in found):  # else it was renamed between the two looks
@@ -174,8 +169,14 @@ class LogReader:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # it was only read
+                os.close(fd)
+
+    def restart(self) -> None:
+        """Forget what was read: the first line of the log is the next one."""
+        self.close()
+        self.place, self.offset, self.inode, self._torn = Place(), 0, 0, 0
 
     def __del__(self) -> None:
         with suppress(Exception):
@@ -197,19 +198,25 @@ class LogReader:
     def read(self, limit: int | None = None) -> list[Event]:
         """The complete lines that came since, at most `limit`. Raises Rewound; Corrupt where the chain breaks."""
         found: list[Event] = []
-        while limit is None or len(found) < limit:
-            if self._fd < 0 and not self._open_next():
-                break
-            taken = self._take(found, limit)
-            if taken:
-                continue
-            if not self._ended():
-                break
-            if self._take(found, limit):  # what came between the last read and the rotation
-                continue
-            if not self._open_next():
-                break
+        try:
+            while limit is None or len(found) < limit:
+                if not self._read_on(found, limit):
+                    break
+        except OSError:
+            if not found:  # else what was taken in is handed over first; the next call fails again
+                raise
         return found
+
+    def _read_on(self, found: list[Event], limit: int | None) -> bool:
+        """One step: lines of this file, or the change to the next one. False at the log's end."""
+        if self._fd < 0:
+            return self._open_next()
+        if self._take(found, limit):
+            return True
+        if not self._ended():
+            return False
+        # what came between the last read and the rotation, else the next file
+        return self._take(found, limit) or self._open_next()
 
     def _take(self, found: list[Event], limit: int | None) -> bool:
         size = os.fstat(self._fd).st_size
@@ -221,9 +228,10 @@ class LogReader:
         data = os.pread(self._fd, _CHUNK, self.offset)
         whole = data.rfind(b"\n") + 1
         if whole == 0:
-            if len(data) >= _CHUNK:
+            rest = data if len(data) < _CHUNK else self.torn_bytes
+            if b"\n" in rest:
                 raise Corrupt(f"no line ends within {_CHUNK} bytes behind seq {self.place.seq}")
-            self._torn = len(data)
+            self._torn = len(rest)
             return False
         taken = False
         for line in data[: whole - 1].split(b"\n"):
@@ -268,11 +276,11 @@ class LogReader:
     def _open_next(self) -> bool:
         """Go on with the file that holds the next line. False when there is none yet."""
         following = self.place.seq + 1
-        for first, _ in segments(self.folder):
-            if first == following:
-                self._adopt(open_segment(self.folder, first), 0)
-                return True
-        self._check_continues(following)
+        listed = [first for first, _ in segments(self.folder)]
+        if following in listed:
+            self._adopt(open_segment(self.folder, following), 0)
+            return True
+        self._check_continues(following, listed)
         with suppress(FileNotFoundError):
             fd = _open(self.folder / ACTIVE)
             if _line_at(fd, 0) is None and not (self.folder / f"events-{following}.jsonl").exists():
@@ -281,13 +289,12 @@ class LogReader:
             os.close(fd)
         return False
 
-    def _check_continues(self, following: int) -> None:
-        last = segments(self.folder)
-        if self.place.seq and not last:
+    def _check_continues(self, following: int, listed: list[int]) -> None:
+        if self.place.seq and not listed:
             raise Corrupt(f"the log is gone: {self.place.seq} events were read before. Put audit/ back from a copy")
-        if last and last[-1][0] > following:
-            raise Corrupt(f"the log's segment with seq {following} is missing: {last[-1][1].name} begins later")
-        if self.place.seq and not any(first <= self.place.seq for first, _ in last):
+        if listed and listed[-1] > following:
+            raise Corrupt(f"the log's segment with seq {following} is missing: another begins with seq {listed[-1]}")
+        if self.place.seq and not any(first <= self.place.seq for first in listed):
             raise Rewound(f"the log no longer holds seq {self.place.seq}")
         if self._fd >= 0 and not self._renamed():
             raise Rewound(f"the log was replaced behind seq {self.place.seq}")
@@ -322,7 +329,17 @@ class LogReader:
         """What stands behind the last complete line."""
         if self._fd < 0:
             return b""
-        return os.pread(self._fd, _CHUNK, self.offset)
+        found = b""
+        while chunk := os.pread(self._fd, _CHUNK, self.offset + len(found)):
+            found += chunk
+        return found
+
+    def sync(self) -> None:
+        """Make what was read durable. Raises SyncFailed."""
+        try:
+            files.sync_data(self._fd)
+        except OSError as error:
+            raise SyncFailed(f"the log could not be synced ({error.strerror}): restart to recover") from None
 
 
 def read_events(folder: Path, after: int = 0) -> Iterator[Event]:
@@ -405,14 +422,14 @@ def _events_in(data: bytes | mmap.mmap, needle: bytes, subject: str) -> Iterator
 class Marker:
     """What the last holder of the lock left behind in the sidecar: a hint that saves work, never a truth.
 
-    `synced` bytes of the file `inode` are durable, and every event up to `applied` shows in its task file. It is
-    valid within one boot of the machine: page cache and marker die together.
+    `synced` bytes of the file `inode` are durable, and every event up to `applied` shows in its task file (-1:
+    nobody knows). It is valid within one boot of the machine: page cache and marker die together.
     """
 
     boot: str = ""
     inode: int = 0
     synced: int = 0
-    applied: int = 0
+    applied: int = -1
 
     @classmethod
     def load(cls, fd: int) -> Marker:
@@ -451,8 +468,9 @@ class Transaction:
 
     @property
     def applied(self) -> int:
-        """Up to which seq the task files are known to show the log."""
-        return self._marker.applied if self._marker.boot == BOOT else 0
+        """Up to which seq the task files are known to show the log; -1 when nobody knows."""
+        known = self._marker.boot == BOOT and self._marker.applied <= self._reader.place.seq  # else it was replaced
+        return self._marker.applied if known else -1
 
     def mark_applied(self) -> None:
         """Every event so far shows in its task file."""
@@ -470,22 +488,19 @@ class Transaction:
         self.stamp = self._log.clock.stamp(self._reader.place.time)
         if torn:
             take_in(self._set_aside(torn))
-        elif news and not self._is_synced():
-            # a writer may have died between its write and its sync: nobody builds on a line that could vanish
+        elif self._reader.place.seq and not self._is_synced():
+            # a writer may have died between its write and its sync: nobody builds on a line that could vanish,
+            # nor repeats an answer that it gives (also one that this process has read without the lock)
             self._sync()
+        if self._reader.place.seq == 0:
+            self.mark_applied()  # a new workspace: from here on it is known what the files show
 
     def _is_synced(self) -> bool:
         marker, reader = self._marker, self._reader
         return marker.boot == BOOT and marker.inode == reader.inode and marker.synced >= reader.offset
 
     def _sync(self) -> None:
-        fd = self._log.open_active()
-        try:
-            files.sync_data(fd)
-        except OSError as error:
-            raise self._log.poison(SyncFailed(f"the log could not be synced ({error.strerror})")) from None
-        finally:
-            os.close(fd)
+        self._reader.sync()
         self._remember_synced()
 
     def _set_aside(self, torn: bytes) -> list[Event]:
@@ -500,10 +515,12 @@ class Transaction:
             raise files.storage_error(error, str(folder)) from None
         fd = self._log.open_active()
         try:
+            if os.fstat(fd).st_ino != reader.inode:
+                raise Corrupt(f"a closed segment of the log ends in the middle of a line behind seq {reader.place.seq}")
             os.ftruncate(fd, reader.offset)
             files.sync_data(fd)
         except OSError as error:
-            raise self._log.poison(SyncFailed(f"the torn log could not be cut ({error.strerror})")) from None
+            raise SyncFailed(f"the torn log could not be cut ({error.strerror})") from None
         finally:
             os.close(fd)
         reader.read()
@@ -546,8 +563,6 @@ class Transaction:
         fd = log.open_active(rotate_at=log.segment_bytes, reader=reader)
         try:
             files.append_durably(fd, b"".join(event.line + b"\n" for event in sealed), reader.offset)
-        except SyncFailed as error:
-            raise log.poison(error) from None
         finally:
             os.close(fd)
         for event in sealed:
@@ -607,7 +622,11 @@ class AuditLog:
         """
         self.check_healthy()
         with self._lock.hold(timeout, meanwhile) as fd:
-            yield Transaction(self, reader, fd)
+            try:
+                yield Transaction(self, reader, fd)
+            except SyncFailed as error:
+                self._poisoned = self._poisoned or error
+                raise
 
     def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
         """The active file's descriptor for writing; made, or begun anew when it is full, with its name durable."""
@@ -616,25 +635,37 @@ class AuditLog:
             if rotate_at is not None and reader is not None and reader.offset >= rotate_at:
                 self._rotate(path)
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-            if reader is not None and os.fstat(fd).st_ino != reader.inode:
-                files.sync_folder(self.folder)
-                reader._adopt(os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0)
-            return fd
         except OSError as error:
             raise files.storage_error(error, f"the log {path}") from None
+        try:
+            if reader is not None:
+                self._begin_file(fd, path, reader)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise files.storage_error(error, f"the log {path}") from None
+            raise
+        return fd
+
+    def _begin_file(self, fd: int, path: Path, reader: LogReader) -> None:
+        """Before the first line of a file its name is made durable: whoever made it may have died before that."""
+        if os.fstat(fd).st_ino != reader.inode:
+            reader._adopt(_open(path), 0)
+        if reader.offset == 0:
+            files.sync_folder(self.folder)
 
     def _rotate(self, path: Path) -> None:
         first = _first_seq(path)
-        if first is not None:
-            os.rename(path, self.folder / f"events-{first}.jsonl")
-            files.sync_folder(self.folder)
-
-    def poison(self, error: StorageFailed) -> StorageFailed:
-        """After a failed sync nobody knows what is on the disk: this process writes no more."""
-        self._poisoned = error
-        return error
+        if first is None:
+            return
+        closed = self.folder / f"events-{first}.jsonl"
+        if closed.exists():
+            raise Corrupt(f"{closed.name} stands already, and {path.name} begins with seq {first}, too")
+        os.rename(path, closed)
+        files.sync_folder(self.folder)
 
     def check_healthy(self) -> None:
+        """After a failed sync nobody knows what is on the disk: this process writes no more. Raises SyncFailed."""
         if self._poisoned is not None:
             raise SyncFailed(f"{self._poisoned}; writing stopped until a restart")
 
@@ -655,18 +686,43 @@ class Verified:
     torn_bytes: int = 0
 
 
+def _closed(folder: Path) -> list[int]:
+    """The first seqs of the closed segments, in order."""
+    numbers = (path.stem.removeprefix("events-") for path in folder.glob("events-*.jsonl"))
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
 def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> Verified:
     """Check every line of every segment: JSON, gapless seq, time never decreasing, and the hash chain.
 
     A torn tail (bytes behind the last newline) is told apart: it is what a crash leaves, and was never acknowledged.
     """
     state = _Chain()
-    found = segments(folder) if folder.is_dir() else []
-    for number, (first, path) in enumerate(found):
-        state.check_file(path, first, last=number == len(found) - 1, progress=progress)
-        if state.problem:
+    checked: list[int] = []
+    while True:
+        active = _open_active(folder)  # before the look at the closed ones: a rotation in between shows there
+        closed = [first for first in _closed(folder) if first not in checked]
+        if not closed:
             break
-    return Verified(state.events, state.bytes, len(found), state.seq, state.digest, state.problem, state.torn)
+        if active >= 0:
+            os.close(active)
+        for first in closed:
+            name = f"events-{first}.jsonl"
+            checked.append(first)
+            if not state.check_file(_open(folder / name), name, progress, last=False):
+                return state.verdict(len(checked))
+    count = len(checked)
+    if active >= 0:
+        count += os.fstat(active).st_size > 0
+        state.check_file(active, ACTIVE, progress, last=True)
+    return state.verdict(count)
+
+
+def _open_active(folder: Path) -> int:
+    try:
+        return _open(folder / ACTIVE)
+    except FileNotFoundError:
+        return -1
 
 
 class _Chain:
@@ -677,37 +733,40 @@ class _Chain:
         self.events = self.bytes = self.torn = 0
         self.problem: str | None = None
 
-    def check_file(self, path: Path, first: int, *, last: bool, progress: Callable[[int], None]) -> None:
+    def verdict(self, segment_count: int) -> Verified:
+        return Verified(self.events, self.bytes, segment_count, self.seq, self.digest, self.problem, self.torn)
+
+    def check_file(self, fd: int, name: str, progress: Callable[[int], None], *, last: bool) -> bool:
+        """Check one file's lines, and close it. False when something is wrong."""
         rest = b""
-        with open(open_segment(path.parent, first), "rb") as file:
+        with open(fd, "rb") as file:
             while chunk := file.read(_CHUNK):
                 lines = (rest + chunk).split(b"\n")
                 rest = lines.pop()
                 for line in lines:
-                    self._check_line(line, path)
+                    self._check_line(line, name)
                     if self.problem:
-                        return
+                        return False
                 progress(self.events)
-        if rest and not last:
-            self.problem = f"{path.name} ends in the middle of a line behind seq {self.seq}"
-        elif rest:
+        if rest and last:
             self.torn = len(rest)
+        elif rest:
+            self.problem = f"{name} ends in the middle of a line behind seq {self.seq}"
+        return self.problem is None
 
-    def _check_line(self, line: bytes, path: Path) -> None:
+    def _check_line(self, line: bytes, name: str) -> None:
         try:
             body = orjson.loads(line)
-            seq, prev, moment = body["seq"], body["prev"], body["time"]
+            seq, prev, moment = body["seq"], body["prev"], str(body["time"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            self.problem = f"{path.name}: the line behind seq {self.seq} is no event"
+            self.problem = f"{name}: the line behind seq {self.seq} is no event"
             return
         if seq != self.seq + 1:
-            self.problem = f"{path.name}: seq {seq} follows seq {self.seq}"
+            self.problem = f"{name}: seq {seq} follows seq {self.seq}"
         elif prev != self.digest:
-            self.problem = (
-                f"{path.name}: seq {seq} does not continue seq {self.seq}: a line was changed, added or removed"
-            )
+            self.problem = f"{name}: seq {seq} does not continue seq {self.seq}: a line was changed, added or removed"
         elif moment < self.time:
-            self.problem = f"{path.name}: time goes back at seq {seq}"
+            self.problem = f"{name}: time goes back at seq {seq}"
         self.seq, self.time = seq, moment
         self.digest = "sha256:" + hashlib.sha256(line).hexdigest()
         self.events += 1

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,11 +28,13 @@ class Doorbell:
         self._inotify: INotify | None = None
         self._watched: dict[int, Path] = {}
         if sys.platform.startswith("linux"):
-            with suppress(OSError):  # no inotify instance left: poll
+            try:
                 self._inotify = INotify()
                 mask = flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_TO
                 for folder in self._folders:
                     self._watched[self._inotify.add_watch(folder, mask | flags.MOVED_FROM)] = folder
+            except OSError:  # no instance or watch left: poll all of them
+                self.close()
 
     @property
     def is_polling(self) -> bool:

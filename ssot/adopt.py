@@ -8,15 +8,17 @@ from typing import Any, Final
 
 import orjson
 
+from audit.files import MAX_FILE_BYTES
 from audit.stamp import Stamp
 from ssot.rules import criteria_or_title, title_from
-from ssot.task import Invalid, Task, check_json, externalise, parse_known, plain
+from ssot.task import KEPT_WHOLE, Invalid, Task, check_json, document_bytes, externalise, parse_known, plain
 
 EDITABLE: Final[tuple[str, ...]] = ("title", "request_text", "acceptance_criteria", "scope", "metadata")
 """What people may change in a task file; it counts from the next dispatch on."""
 RECOMPUTED: Final = frozenset({"status", "revision", "seq", "updated_at"})
 """What the store computes; a file may say anything here."""
 REQUIRED: Final[tuple[str, ...]] = ("task_id", "source", "request_text", "created_at")
+_ROOM_TO_STAMP: Final = 1024
 FIELDS: Final = frozenset(field.alias or name for name, field in Task.model_fields.items())
 
 
@@ -114,8 +116,9 @@ def _check_blobs(value: Any, has_blob: Callable[[str], bool]) -> None:
         blob = value.get("blob")
         if isinstance(blob, str) and not has_blob(blob):
             raise Invalid("blob", f"the text {blob[:80]} is not kept in ssot/blobs")
-        for item in value.values():
-            _check_blobs(item, has_blob)
+        for name, item in value.items():
+            if name not in KEPT_WHOLE:
+                _check_blobs(item, has_blob)
     elif isinstance(value, list):
         for item in value:
             _check_blobs(item, has_blob)
@@ -129,9 +132,9 @@ def _judge_new(task_id: str, document: dict[str, Any], stamp: Stamp) -> Adopted:
         raise _Breach("field_changed", "locked", "only the log locks a task")
     attempts = _history(document.get("attempts", []))
     task = {
-        "title": document.get("title") or _title(document["request_text"]),
+        "title": document.get("title") or _title(document.get("request_text")),
         "source": document["source"],
-        "request_text": document["request_text"],
+        "request_text": document.get("request_text"),
         "acceptance_criteria": document.get("acceptance_criteria", []),
         "scope": document.get("scope", []),
         "created_at": document["created_at"],
@@ -186,6 +189,8 @@ def _adopted(task_id: str, task: dict[str, Any], *, new: bool, with_history: boo
     stamped = {"schema": 1, "task_id": task_id, "status": "pending", "revision": 1, "seq": 1, "locked": False}
     whole = {**stamped, **slim, "updated_at": task["created_at"]}
     checked = parse_known(orjson.dumps(whole))  # raises Invalid with the field
+    if (size := len(document_bytes(checked))) > MAX_FILE_BYTES - _ROOM_TO_STAMP:
+        raise _Breach("too_large", "", f"the task would have {size} bytes, more than {MAX_FILE_BYTES}")
     kept = plain(checked)
     return Adopted({name: kept[name] for name in slim if name in kept}, new, with_history, blobs)
 
@@ -195,24 +200,30 @@ def _adopted(task_id: str, task: dict[str, Any], *, new: bool, with_history: boo
 
 def _judge_edit(document: dict[str, Any], current: Task, base: Task) -> Judgement:
     """Take over what a person changed against the version they began from; everything else must stand as it was."""
-    old = orjson.loads(orjson.dumps(plain(base)))
+    old, now = (orjson.loads(orjson.dumps(plain(task))) for task in (base, current))
     for name, value in document.items():
-        if name not in EDITABLE and name not in RECOMPUTED and name != "blob" and value != old.get(name):
+        if name not in EDITABLE and name not in RECOMPUTED and name != "blob" and not _same(value, old.get(name)):
             raise _breach_of(name, value, old.get(name))
-    changed = {name: document[name] for name in EDITABLE if name in document and document[name] != old[name]}
+    edited = [name for name in EDITABLE if name in document and not _same(document[name], old[name])]
+    changed = {name: document[name] for name in edited if not _same(document[name], now[name])}
     if document.get("blob", old.get("blob")) != old.get("blob"):
         changed.update(request_text=document.get("request_text"), blob=document.get("blob"))
     if not changed:
         return Outdated("recomputed")
     if isinstance(changed.get("request_text"), str):
         changed["blob"] = None
-    whole = {**orjson.loads(orjson.dumps(plain(current))), **changed}
+    whole = {**now, **changed}
     if whole.get("blob") is None:
         whole.pop("blob", None)
     adopted = _adopted(current.task_id, whole, new=False, with_history=False)
     # `blob` goes with its text: null where a text that was long is short now
     fields = {*changed, *(["blob"] if "request_text" in changed else [])}
     return Adopted({name: adopted.task.get(name) for name in sorted(fields)}, False, False, adopted.blobs)
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two values are the same JSON; Python alone takes 1, 1.0 and true for equal."""
+    return orjson.dumps(left, option=orjson.OPT_SORT_KEYS) == orjson.dumps(right, option=orjson.OPT_SORT_KEYS)
 
 
 def _breach_of(name: str, value: Any, old: Any) -> _Breach:

@@ -39,6 +39,8 @@ class Blobs:
             data, _ = files.read_regular(self.folder / digest, MAX_BLOB_BYTES)
         except FileNotFoundError:
             return None
+        except files.NotRegular as error:
+            raise Corrupt(f"ssot/blobs/{error}") from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise Corrupt(f"ssot/blobs/{digest} was changed: its bytes no longer fit its name")
         return data

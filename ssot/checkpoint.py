@@ -29,7 +29,7 @@ class Snapshot:
     inode: int
     offset: int
     body: dict[str, Any]
-    rows: list[Entry]
+    rows: list[tuple[Entry, Signature | None, int]]
 
 
 def take(view: View, reader: LogReader) -> Snapshot:
@@ -40,12 +40,14 @@ def take(view: View, reader: LogReader) -> Snapshot:
         "remembered": {key: asdict(first) for key, first in view.remembered.items()},
         "last_change": list(view.last_change),
     }
-    return Snapshot(reader.place, reader.inode, reader.offset, body, list(view.entries.values()))
+    # signatures as they are now: a later one may vouch for bytes that are not flushed yet
+    rows = [(entry, entry.signature, entry.checked_ns) for entry in view.entries.values()]
+    return Snapshot(reader.place, reader.inode, reader.offset, body, rows)
 
 
 def save(folder: Path, snapshot: Snapshot) -> None:
     """Write a snapshot: a header line with its digest, then everything else."""
-    payload = orjson.dumps({**snapshot.body, "rows": [_row(entry) for entry in snapshot.rows]})
+    payload = orjson.dumps({**snapshot.body, "rows": [_row(*row) for row in snapshot.rows]})
     header = orjson.dumps(
         {
             "format": FORMAT,
@@ -58,8 +60,7 @@ def save(folder: Path, snapshot: Snapshot) -> None:
     files.replace_file(folder / NAME, header + b"\n" + payload)
 
 
-def _row(entry: Entry) -> list[Any]:
-    signature = entry.signature
+def _row(entry: Entry, signature: Signature | None, checked_ns: int) -> list[Any]:
     times = [signature.inode, signature.size, signature.mtime_ns, signature.ctime_ns] if signature else None
     return [
         entry.task_id,
@@ -74,7 +75,7 @@ def _row(entry: Entry) -> list[Any]:
         entry.summary.decode(),
         entry.dispatchable,
         times,
-        entry.checked_ns,
+        checked_ns,
     ]
 
 

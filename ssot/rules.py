@@ -141,7 +141,7 @@ def decide(
     except _No as no:
         if no.refusal.code in ("not_found", "exists"):  # nothing was asked of a task that could tell of it
             return Ruling(refusal=no.refusal)
-        move = _MOVE_NAMES[type(intent)]
+        move = move_name(intent)
         facts = {
             "move": move,
             "code": no.refusal.code,
@@ -151,11 +151,18 @@ def decide(
         return Ruling((case.draft(no.event, **facts),), no.refusal)
 
 
-def owed(task: Task, policy: Policy, actor: str) -> Draft | None:
+def move_name(intent: Intent) -> str:
+    """The intent's word in the table of moves."""
+    return _MOVE_NAMES[type(intent)]
+
+
+def owed(task: Task, policy: Policy) -> Draft | None:
     """The event that must follow a task's last one, but may be missing after a crash: the lock on rejects."""
     rejects = rejects_in_a_row(task)
-    if task.locked or task.status != "rejected" or rejects < policy.max_rejects:
+    decision = task.current.decision if task.current else None
+    if task.locked or decision is None or task.status != "rejected" or rejects < policy.max_rejects:
         return None
+    actor = decision.by
     data = {"rejects": rejects, "max_rejects": policy.max_rejects}
     return Draft("reject_lock", actor, data, task.task_id, task.correlation_id)
 

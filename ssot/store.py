@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import orjson
 from audit import files
 from audit import log as audit_log
 from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event, encode
-from audit.files import NotRegular, Signature, StorageFailed
+from audit.files import NotRegular, Signature
 from audit.log import AuditLog, LogReader, Place, Rewound, Transaction
 from audit.stamp import Clock
 from ssot import adopt, checkpoint, rules
@@ -33,7 +33,6 @@ from ssot.task import (
     externalise,
     internalise,
     parse_known,
-    plain,
     review_digest,
 )
 from ssot.view import Entry, HeldFile, OpenAttempt, Query, View
@@ -98,6 +97,16 @@ class _Planned:
     document: bytes = b""
 
 
+@dataclass(slots=True)
+class _Findings:
+    """What a look at some task files came to: what to log, what to write again, and what to leave alone."""
+
+    drafts: list[Draft] = field(default_factory=list)
+    rewrite: list[str] = field(default_factory=list)
+    untouchable: set[str] = field(default_factory=set)
+    claimed: dict[str, str] = field(default_factory=dict)  # the names of new tasks, by their casefolded form
+
+
 class Store:
     """The tasks of one workspace, as one process sees them. Thread-safe; any number of processes at once.
 
@@ -122,8 +131,10 @@ class Store:
         self._reader = LogReader(self.audit_folder)
         self._seen: tuple[int, int] = (-1, -1)
         self._unsettled: set[str] = set()
-        self._behind: set[str] = set()
+        self._behind: set[str] = set()  # tasks whose files may not show what the log says
+        self._standing: dict[str, tuple[Signature, str] | None] = {}  # what was seen in files under this lock
         self._broken: Corrupt | None = None
+        self._astray = False  # the view took in only a part of what its reader gave
         self._refused: dict[tuple[Any, ...], float] = {}
         self._checkpoint_seq = 0
         self._tasks: dict[str, tuple[bytes, Task]] = {}
@@ -171,7 +182,8 @@ class Store:
         except FileNotFoundError:
             return True
         try:
-            return audit_log.Marker.load(fd).boot != audit_log.BOOT
+            marker = audit_log.Marker.load(fd)
+            return marker.boot != audit_log.BOOT or marker.applied < 0
         finally:
             os.close(fd)
 
@@ -181,14 +193,18 @@ class Store:
             status = os.stat(self.audit_folder / audit_log.ACTIVE)
         except FileNotFoundError:
             return self._seen[0] <= 0
+        except OSError:  # `refresh` will say what it is
+            return False
         return (status.st_ino, status.st_size) == self._seen
 
     def refresh(self) -> None:
         """Take in what others wrote. Raises Corrupt."""
-        if self.is_current():
+        if self._broken is None and not self._astray and self.is_current():
             return
-        with self._mutex, self._all_or_broken():
+        with self._mutex, self._all_or_broken(), self._named():
             try:
+                if self._astray:
+                    raise Rewound("the view is behind its reader")
                 while batch := self._reader.read(limit=4096):
                     self._take_in(batch)
             except Rewound:
@@ -198,8 +214,10 @@ class Store:
     def _start_over(self) -> None:
         """The log was replaced by another: forget everything, read it from its beginning."""
         self.view = View()
-        self._reader.close()
-        self._reader = LogReader(self.audit_folder)
+        self._tasks.clear()
+        self._reader.restart()
+        self._checkpoint_seq = 0
+        self._astray = False
         while batch := self._reader.read(limit=4096):
             self._take_in(batch)
 
@@ -207,8 +225,10 @@ class Store:
         self._seen = self._reader.end
 
     def _take_in(self, events: Iterable[Event]) -> None:
+        self._astray = True  # whatever stops this halfway: the next one begins anew
         for event in events:
             self._apply(event)
+        self._astray = False
 
     @contextmanager
     def _all_or_broken(self) -> Iterator[None]:
@@ -220,6 +240,14 @@ class Store:
         except Corrupt as error:
             self._broken = error
             raise
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What the disk refuses anywhere below gets the one name that callers know."""
+        try:
+            yield
+        except OSError as error:
+            raise files.storage_error(error, f"the workspace {self.home}") from error
 
     def _apply(self, event: Event, planned: _Planned | None = None) -> None:
         """Bring the view behind one event."""
@@ -246,9 +274,12 @@ class Store:
     def _evolved(self, event: Event) -> tuple[Task, bytes]:
         """What an event makes of its task: computed, and compared with the digest that the event carries."""
         assert event.subject is not None
-        task = rules.evolve(self._task_or_none(event.subject), event, self.facts(event))
-        document = document_bytes(task)
-        if document_digest(document) != event.data["document_sha256"]:
+        try:
+            task = rules.evolve(self._task_or_none(event.subject), event, self.facts(event))
+            document, expected = document_bytes(task), event.data["document_sha256"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) makes no sense: {error!r:.300}") from None
+        if document_digest(document) != expected:
             raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) does not lead to the document it names")
         return task, document
 
@@ -323,11 +354,12 @@ class Store:
             document = self.document(task_id)
         return None if document is None else self.detail_of(document)
 
-    def detail_of(self, document: bytes) -> bytes:
-        """The detail answer for a document as it stood at any time."""
-        task = parse_known(document)
-        body = internalise(plain(task), self.blobs.text)
-        body["review_digest"] = review_digest(task)
+    def detail_of(self, document: bytes, task: Task | None = None) -> bytes:
+        """The detail answer for a document as it stood at any time; `task` is its task, where it is at hand."""
+        body = orjson.loads(document)
+        if b'"blob"' in document:
+            body = internalise(body, self.blobs.text)
+        body["review_digest"] = review_digest(task or parse_known(document)) if _has_verdict(body) else None
         return orjson.dumps(body)
 
     def page(self, query: Query) -> bytes:
@@ -387,28 +419,22 @@ class Store:
             IdempotencyMismatch: the key came with another body before.
             Busy, StorageFailed, Corrupt: nothing was done.
         """
-        if not TASK_ID.fullmatch(task_id):
-            raise Refused(Refusal("invalid_task_id", f"{task_id[:200]!r} is no task id"))
+        _check_task_id(task_id)
         with self._transaction(timeout) as transaction:
-            if idempotency is not None and (first := self.view.remembered.get(idempotency.key)):
+            if idempotency is not None and (first := self.view.recall(idempotency.key, transaction.stamp.now)):
                 return self._repeat(first.seq, first.body, first.refused, idempotency)
             untouchable = self._reconcile([task_id], transaction, quiet=False)
-            self._check_case(task_id, intent)
-            ruling = rules.decide(
-                task_id,
-                self._task_or_none(task_id),
-                intent,
-                actor=actor,
-                stamp=transaction.stamp,
-                policy=self.settings.policy,
-                signs=self._signs(task_id),
-            )
+            ruling = self._ruling(task_id, intent, actor, transaction)
             drafts = ruling.drafts
             if idempotency is not None:
                 drafts = _with_idempotency(drafts, ruling.refusal, idempotency)
             elif drafts and self._was_just_told(drafts[0]):
                 drafts = ()
-            events = self._record(drafts, transaction, hold_back=untouchable)
+            try:
+                events = self._record(drafts, transaction, hold_back=untouchable)
+            except Refused as refused:  # only now: it would grow too large
+                self._record([self._move_refused(task_id, intent, actor, refused)], transaction)
+                raise
             if ruling.refusal is not None:
                 raise Refused(ruling.refusal)
             document = self.document(task_id)
@@ -424,29 +450,55 @@ class Store:
 
     def _commit_chunk(self, chunk: Sequence[tuple[str, Intent]], actor: str) -> list[Committed | Refused]:
         with self._transaction(None) as transaction:
-            untouchable = self._reconcile([task_id for task_id, _ in chunk], transaction, quiet=False)
-            drafts: list[Draft] = []
-            refusals: dict[str, Refused] = {}
-            for task_id, intent in chunk:
+            names = [task_id for task_id, _ in chunk if TASK_ID.fullmatch(task_id)]
+            untouchable = self._reconcile(names, transaction, quiet=False)
+            refused: dict[int, Refused] = {}
+            waiting: dict[int, tuple[Draft, ...]] = {}
+            named: set[str] = set()
+            for position, (task_id, intent) in enumerate(chunk):
+                if task_id.casefold() in named:  # the earlier one has to stand before this one is judged
+                    refused.update(self._record_each(waiting, transaction, untouchable))
+                    waiting, named = {}, set()
+                named.add(task_id.casefold())
                 try:
-                    self._check_case(task_id, intent)
-                except Refused as refused:
-                    refusals[task_id] = refused
+                    ruling = self._ruling(task_id, intent, actor, transaction)
+                except Refused as error:
+                    refused[position] = error
                     continue
-                ruling = rules.decide(
-                    task_id,
-                    self._task_or_none(task_id),
-                    intent,
-                    actor=actor,
-                    stamp=transaction.stamp,
-                    policy=self.settings.policy,
-                    signs=self._signs(task_id),
-                )
-                drafts += ruling.drafts
+                waiting[position] = ruling.drafts
                 if ruling.refusal is not None:
-                    refusals[task_id] = Refused(ruling.refusal)
-            self._record(drafts, transaction, hold_back=untouchable)
-            return [refusals.get(task_id) or self._committed(task_id) for task_id, _ in chunk]
+                    refused[position] = Refused(ruling.refusal)
+            refused.update(self._record_each(waiting, transaction, untouchable))
+            return [refused.get(at) or self._committed(task_id) for at, (task_id, _) in enumerate(chunk)]
+
+    def _record_each(
+        self, waiting: dict[int, tuple[Draft, ...]], transaction: Transaction, untouchable: frozenset[str]
+    ) -> dict[int, Refused]:
+        """Record all of them at once; where one would grow too large, one by one. Gives those that were refused."""
+        try:
+            self._record([draft for drafts in waiting.values() for draft in drafts], transaction, hold_back=untouchable)
+            return {}
+        except Refused:  # nothing was written yet
+            refused = {}
+            for position, drafts in waiting.items():
+                try:
+                    self._record(drafts, transaction, hold_back=untouchable)
+                except Refused as error:
+                    refused[position] = error
+            return refused
+
+    def _ruling(self, task_id: str, intent: Intent, actor: str, transaction: Transaction) -> rules.Ruling:
+        """What the rules say to an intent on the task as it stands. Raises Refused for what is no rule's matter."""
+        self._check_case(task_id, intent)
+        return rules.decide(
+            task_id,
+            self._task_or_none(task_id),
+            intent,
+            actor=actor,
+            stamp=transaction.stamp,
+            policy=self.settings.policy,
+            signs=self._signs(task_id),
+        )
 
     def _committed(self, task_id: str) -> Committed:
         document = self.document(task_id)
@@ -473,11 +525,17 @@ class Store:
         self._refused[key] = now
         return False
 
+    def _move_refused(self, task_id: str, intent: Intent, actor: str, refused: Refused) -> Draft:
+        entry = self.view.entries.get(task_id)
+        data = {"move": rules.move_name(intent), "code": refused.code, "detail": refused.detail}
+        return Draft("move_refused", actor, data, task_id, self.task(task_id).correlation_id if entry else None)
+
     def _signs(self, task_id: str) -> Signs:
         attempt = self.view.opened.get(task_id)
         return attempt.signs if attempt else Signs()
 
     def _check_case(self, task_id: str, intent: Intent) -> None:
+        _check_task_id(task_id)
         known = self.view.folded.get(task_id.casefold())
         if known is not None and known != task_id and isinstance(intent, Create):
             raise Refused(Refusal("exists", f"{task_id} differs from the task {known} in case only"))
@@ -492,10 +550,18 @@ class Store:
         if event is None or event.subject is None:
             raise Corrupt(f"the log no longer holds seq {seq}")
         if KINDS[event.type].changes_task:
-            task = self._at(event.subject, seq)
+            task = self._at(event.subject, self._last_of_answer(event))
         else:
             task = self.task(event.subject)
         return Committed(task, document_bytes(task), repeated=True)
+
+    def _last_of_answer(self, event: Event) -> int:
+        """The seq up to which the first answer showed the task: a rejection may have locked it in the same commit."""
+        if event.type == "task_rejected":
+            following = audit_log.event_at(self.audit_folder, event.seq + 1)
+            if following is not None and (following.type, following.subject) == ("reject_lock", event.subject):
+                return following.seq
+        return event.seq
 
     def _at(self, task_id: str, seq: int) -> Task:
         entry = self.view.entries.get(task_id)
@@ -509,32 +575,52 @@ class Store:
         """
         limit = self.settings.lock_timeout_s if timeout is None else timeout
         self.refresh()
-        with self.log.transact(self._reader, limit, self.refresh) as transaction, self._mutex:
+        with self._named(), self.log.transact(self._reader, limit, self.refresh) as transaction, self._mutex:
             with self._all_or_broken():
-                transaction.begin(self._take_in)
+                try:
+                    transaction.begin(self._take_in)
+                except Rewound:
+                    self._start_over()
+                    transaction.begin(self._take_in)
             self._note_seen()
+            self._standing.clear()
             self._finish_others(transaction)
-            yield transaction
+            try:
+                yield transaction
+            finally:
+                self._mark_applied(transaction)
 
     def _finish_others(self, transaction: Transaction) -> None:
-        """Do what a process that died behind its commit point left undone: its file, and the event it owed."""
-        last = self._reader.place.seq
-        if transaction.applied == 0 or transaction.applied >= last:
+        """Do what a process that died behind its commit point left undone: its files, and the event it owed."""
+        if transaction.applied == self._reader.place.seq and not self._behind:
             return
-        changed = {
-            event.subject: event
-            for event in self.events(transaction.applied)
-            if event.subject is not None and event.subject in self.view.entries
+        if transaction.applied < 0:  # after a reboot, or a log that was replaced: look everywhere
+            names, suspects = self._differing(), self._often_rejected()
+        else:
+            names = [e.subject for e in self.events(transaction.applied) if e.subject in self.view.entries if e.subject]
+            suspects = names
+        due = {
+            task_id: lock
+            for task_id in suspects
+            if (lock := rules.owed(self.task(task_id), self.settings.policy)) is not None
         }
-        untouchable = self._reconcile(sorted({*changed, *self._behind}), transaction, quiet=True)
-        due = [
-            draft
-            for task_id, event in changed.items()
-            if event.type == "task_rejected"
-            and (draft := rules.owed(self.task(task_id), self.settings.policy, event.actor))
-        ]
-        self._record(due, transaction, hold_back=untouchable)
-        self._mark_applied(transaction)
+        untouchable = self._reconcile(sorted({*names, *due, *self._behind}), transaction, quiet=True)
+        self._record(list(due.values()), transaction, hold_back=untouchable)
+
+    def _often_rejected(self) -> list[str]:
+        """Rejected tasks that may lack their lock, told by their rows alone."""
+        found = []
+        for _, task_id in self.view.by_group.get("rejected", ()):
+            row = orjson.loads(self.view.entries[task_id].summary)
+            attempts = row["attempt"] + 1  # at most: there may be an attempt 0
+            if not row["locked"] and attempts >= self.settings.policy.max_rejects:
+                found.append(task_id)
+        return found
+
+    def _mark_applied(self, transaction: Transaction) -> None:
+        """Tell the next holder of the lock that the files show the log, if they do."""
+        if not self._behind and not self._astray and transaction.applied != self._reader.place.seq:
+            transaction.mark_applied()
 
     # ------------------------------------------------------------------------------------ log, then file
 
@@ -545,24 +631,18 @@ class Store:
         if not drafts:
             return []
         plans = self._plan(drafts, transaction)
+        shown = {p.task.task_id: p.document for p in plans if p.task is not None and p.task.task_id not in hold_back}
+        self._behind.update(shown)
         events = transaction.append([plan.event for plan in plans])
         # From here on it has happened: a crash leaves the files to whoever takes the lock next.
-        shown: dict[str, bytes] = {}
+        self._astray = True
         for plan, event in zip(plans, events, strict=True):
             self._apply(event, plan)
-            if plan.task is not None:
-                shown[plan.task.task_id] = plan.document
+        self._astray = False
         self._note_seen()
         for task_id, document in shown.items():
-            if task_id not in hold_back:
-                self._show(task_id, document, transaction)
-        self._mark_applied(transaction)
+            self._show(task_id, document)
         return events
-
-    def _mark_applied(self, transaction: Transaction) -> None:
-        """Tell the next holder of the lock that the files show the log, if they do."""
-        if not self._behind:
-            transaction.mark_applied()
 
     def _plan(self, drafts: Sequence[Draft], transaction: Transaction) -> list[_Planned]:
         plans: list[_Planned] = []
@@ -574,7 +654,7 @@ class Store:
             plans.append(plan)
             place = audit_log.after(plan.event)
             if plan.event.type == "task_rejected" and plan.task is not None:
-                lock = rules.owed(plan.task, self.settings.policy, plan.event.actor)
+                lock = rules.owed(plan.task, self.settings.policy)
                 waiting[:0] = [lock] if lock else []
         return plans
 
@@ -620,89 +700,112 @@ class Store:
     def _path(self, task_id: str) -> Path:
         return self.tasks_folder / f"{task_id}.json"
 
-    def _show(self, task_id: str, document: bytes, transaction: Transaction) -> None:
-        """Write the task file. Where the disk refuses, the log has it all the same: the next commit tries again."""
-        path, temporary = self._path(task_id), self.tasks_folder / f".{task_id}.tmp"
+    def _temporary(self, task_id: str) -> Path:
+        return self.tasks_folder / f".{task_id}.tmp"
+
+    def _show(self, task_id: str, document: bytes) -> None:
+        """Write the task file; it was looked at under this lock.
+
+        Where the disk refuses, the log has it all the same: the next holder of the lock tries again.
+        """
+        path, temporary = self._path(task_id), self._temporary(task_id)
         entry = self.view.entries[task_id]
-        expected = entry.signature
+        entry.signature = None
         try:
-            if temporary.exists():
-                self._settle_leftover(temporary, task_id, transaction)
+            _remove(temporary)
             written = files.write_new(temporary, document, sync=False)
-            displaced = files.swap_in(temporary, path)
-        except (OSError, StorageFailed):
-            with suppress(OSError):
-                os.unlink(temporary)
-            entry.signature = None
-            self._behind.add(task_id)
+            exchanged = files.swap_in(temporary, path)
+        except OSError:
+            _remove(temporary)
             return
-        self._behind.discard(task_id)
-        entry.signature, entry.checked_ns = written, time.time_ns()
-        if displaced:
-            self._look_at_displaced(temporary, task_id, expected, transaction)
-
-    def _look_at_displaced(
-        self, temporary: Path, task_id: str, expected: Signature | None, transaction: Transaction
-    ) -> None:
-        """What stood in the file's place until this instant: the version known before, or somebody's save."""
-        status = os.lstat(temporary)
-        same = expected is not None and (status.st_ino, status.st_size, status.st_mtime_ns) == (
-            expected.inode,
-            expected.size,
-            expected.mtime_ns,
-        )
-        if same:
-            os.unlink(temporary)
-        else:
-            self._settle_leftover(temporary, task_id, transaction)
-
-    def _settle_leftover(self, temporary: Path, task_id: str, transaction: Transaction) -> None:
-        """A file that an exchange or a crash left aside: drop it if the log made it, else take it as an edit."""
-        try:
-            raw, _ = files.read_regular(temporary)
-        except (OSError, NotRegular):
-            raw = b""
-        current = self._task_or_none(task_id)
-        if raw and current is not None and document_digest(raw) != self.view.entries[task_id].digest:
-            judgement = self._judge(task_id, raw, current, transaction)
-            if isinstance(judgement, Held):
-                self._keep_aside(task_id, raw)
-            elif isinstance(judgement, Adopted):
-                os.unlink(temporary)
-                self._record([self._adoption(task_id, raw, judgement, current)], transaction)
-                return
+        if exchanged and not self._is_what_stood(task_id, temporary):
+            self._give_way(task_id, written)
+            return
         _remove(temporary)
+        entry.signature, entry.checked_ns = written, time.time_ns()
+        self._standing[task_id] = (written, entry.digest)
+        self._behind.discard(task_id)
 
-    def _keep_aside(self, task_id: str, raw: bytes) -> None:
+    def _is_what_stood(self, task_id: str, displaced: Path) -> bool:
+        """Whether a displaced file is the one that was looked at, and nobody's save of this very instant."""
+        seen = self._standing.get(task_id)
+        if seen is None:
+            return False
+        signature, digest = seen
+        try:
+            status = os.lstat(displaced)
+            same = (status.st_ino, status.st_size, status.st_mtime_ns) == (
+                signature.inode,
+                signature.size,
+                signature.mtime_ns,
+            )
+            if same and time.time_ns() - status.st_mtime_ns > RACY_NS:
+                return True
+            return document_digest(files.read_regular(displaced)[0]) == digest
+        except (OSError, NotRegular):
+            return False
+
+    def _give_way(self, task_id: str, written: Signature) -> None:
+        """Somebody saved in the instant of the exchange: their file goes back to its place, and is examined there."""
+        path, temporary = self._path(task_id), self._temporary(task_id)
+        self._standing[task_id] = (written, self.view.entries[task_id].digest)
+        self._unsettled.add(task_id)
+        with suppress(OSError):
+            if not files.swap_in(temporary, path) or self._is_what_stood(task_id, temporary):
+                _remove(temporary)
+            else:  # and saved once more: the newest stands, the other one is examined as a leftover
+                files.swap_in(temporary, path)
+        self._standing.pop(task_id)
+
+    def _examine_leftover(self, name: str, transaction: Transaction, found: _Findings) -> None:
+        """A file that a crash left aside: drop it if the log made it, else take it over as the edit that it is."""
+        leftover = self._temporary(name)
+        try:
+            raw, _ = files.read_regular(leftover)
+        except FileNotFoundError:
+            return
+        except NotRegular:
+            _remove(leftover)
+            return
+        document = self.document(name) or b""
+        if not document.startswith(raw):  # else it is ours, whole or cut short
+            judgement = self._judge(name, raw, transaction, found)
+            if isinstance(judgement, Adopted):
+                self.blobs.keep(judgement.blobs)
+                found.drafts.append(self._adoption(name, raw, judgement, self.task(name)))
+                return  # it stays until the log has it
+            if isinstance(judgement, Held):
+                self._keep_aside(name, raw)
+        _remove(leftover)
+
+    def _keep_aside(self, task_id: str, raw: bytes) -> Path:
         """Somebody's save that cannot be taken over and came in the instant of a commit: kept, never thrown away."""
         folder = self.private_folder / "displaced"
         folder.mkdir(exist_ok=True)
-        files.keep_durably(folder, f"{task_id}.{document_digest(raw)[7:23]}.json", raw)
+        name = f"{task_id}.{document_digest(raw)[7:23]}.json"
+        files.keep_durably(folder, name, raw)
+        return folder / name
 
     # --------------------------------------------------------------------------------------- files by hand
 
     def scan(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Compare every task file with the log; adopt, hold, restore. Gives the number of files that differed."""
-        with self._mutex:
+        with self._mutex, self._named():
             self.refresh()
             names = self._differing()
         for done in range(0, len(names), _CHUNK):
             self.examine(names[done : done + _CHUNK])
             progress(min(done + _CHUNK, len(names)), len(names))
-        if not names:
-            self._clear_leftovers()
+        self._clear_leftovers()
         return len(names)
 
     def _clear_leftovers(self) -> None:
+        """Temporary files of processes that died: under the lock nobody else is writing one."""
         with self._transaction(None) as transaction:
-            for path in self.tasks_folder.glob(".*.tmp"):
-                task_id = path.name[1:-4]
-                if task_id in self.view.entries:
-                    self._settle_leftover(path, task_id, transaction)
-                elif TASK_ID.fullmatch(task_id):
-                    _remove(path)
-            if transaction.applied == 0:
-                transaction.mark_applied()
+            for path in self.blobs.folder.glob(".*.tmp"):
+                _remove(path)
+            names = [path.name[1:-4] for path in self.tasks_folder.glob(".*.tmp")]
+            self._reconcile([name for name in names if name in self.view.entries], transaction, quiet=True)
 
     def _differing(self) -> list[str]:
         """Names in the tasks folder whose files are not known to be what the log says; and those that are missing."""
@@ -714,7 +817,11 @@ class Store:
                     continue
                 task_id = item.name[:-5]
                 missing.discard(task_id)
-                if not self._is_known(task_id, item.stat(follow_symlinks=False)):
+                try:
+                    known = self._is_known(task_id, item.stat(follow_symlinks=False))
+                except FileNotFoundError:  # removed in between
+                    known = False
+                if not known:
                     found.append(task_id)
         leftovers = [path.name[1:-4] for path in self.tasks_folder.glob(".*.tmp")]
         return sorted({*found, *missing, *(name for name in leftovers if name in self.view.entries)})
@@ -762,57 +869,47 @@ class Store:
 
         `quiet`: a missing or outdated file is what a crash leaves, nobody's doing; it is written without an event.
         """
-        drafts: list[Draft] = []
-        rewrite: list[str] = []
-        untouchable: set[str] = set()
+        found = _Findings()
         for name in names:
-            self._examine_one(name, transaction, drafts, rewrite, untouchable, quiet=quiet)
-        self._record(drafts, transaction, hold_back=frozenset(untouchable))
-        for task_id in rewrite:
+            self._examine_one(name, transaction, found, quiet=quiet)
+        self._record(found.drafts, transaction, hold_back=frozenset(found.untouchable))
+        for task_id in found.rewrite:
             document = self.document(task_id)
             if document is not None:
-                self._show(task_id, document, transaction)
-        return frozenset(untouchable)
+                self._show(task_id, document)
+        return frozenset(found.untouchable)
 
-    def _examine_one(
-        self,
-        name: str,
-        transaction: Transaction,
-        drafts: list[Draft],
-        rewrite: list[str],
-        untouchable: set[str],
-        *,
-        quiet: bool,
-    ) -> None:
+    def _examine_one(self, name: str, transaction: Transaction, found: _Findings, *, quiet: bool) -> None:
+        self._behind.discard(name)
         entry = self.view.entries.get(name)
-        leftover = self.tasks_folder / f".{name}.tmp"
-        if entry is not None and leftover.exists():
-            self._settle_leftover(leftover, name, transaction)
-            entry = self.view.entries[name]
+        if entry is not None:
+            self._examine_leftover(name, transaction, found)
+        self._standing[name] = None
         try:
             status = os.lstat(self._path(name))
-            if entry is not None and self._is_known(name, status):
+            if entry is not None and entry.signature is not None and self._is_known(name, status):
+                self._standing[name] = (entry.signature, entry.digest)
                 return
             raw, signature = files.read_regular(self._path(name))
         except FileNotFoundError:
             self._unsettled.discard(name)
             if entry is not None:
-                rewrite.append(name)
-                if not quiet:
-                    drafts.append(self._restoration(name, "removed"))
+                self._write_again(name, "removed", found, quiet=quiet)
             return
         except OSError as error:
-            self._hold(name, b"", Held("unreadable", "", str(error.strerror)), drafts, untouchable)
+            self._hold(name, b"", Held("unreadable", "", str(error.strerror)), found)
             return
         except NotRegular as error:
-            self._hold(name, b"", Held("not_regular", "", str(error)), drafts, untouchable)
+            self._hold(name, b"", Held("not_regular", "", str(error)), found)
             return
-        if entry is not None and document_digest(raw) == entry.digest:
+        digest = document_digest(raw)
+        self._standing[name] = (signature, digest)
+        if entry is not None and digest == entry.digest:
             entry.signature, entry.checked_ns = signature, time.time_ns()
             if self.view.held.pop(f"{name}.json", None):
-                drafts.append(self._restoration(name, "repaired"))
+                found.drafts.append(self._restoration(name, "repaired"))
             return
-        self._take_or_hold(name, raw, signature, transaction, drafts, rewrite, untouchable, quiet=quiet)
+        self._take_or_hold(name, raw, signature, transaction, found, quiet=quiet)
 
     def _take_or_hold(
         self,
@@ -820,43 +917,42 @@ class Store:
         raw: bytes,
         signature: Signature,
         transaction: Transaction,
-        drafts: list[Draft],
-        rewrite: list[str],
-        untouchable: set[str],
+        found: _Findings,
         *,
         quiet: bool,
     ) -> None:
-        entry = self.view.entries.get(name)
-        judgement = self._judge(name, raw, self._task_or_none(name), transaction)
-        age_s = time.time() - signature.mtime_ns / 1e9
-        if not isinstance(judgement, Adopted) and not quiet and 0 <= age_s < SETTLE_S:
+        judgement = self._judge(name, raw, transaction, found)
+        if _may_be_unfinished(judgement, signature, quiet=quiet):
             self._unsettled.add(name)
-            untouchable.add(name)
-            return
-        if isinstance(judgement, Held):
-            self._hold(name, raw, judgement, drafts, untouchable)
+            found.untouchable.add(name)
+            if name in self.view.entries:
+                self._behind.add(name)
+        elif isinstance(judgement, Held):
+            self._hold(name, raw, judgement, found)
         elif isinstance(judgement, Outdated):
-            rewrite.append(name)
-            if entry is not None:
-                entry.signature = signature
-            if not quiet:
-                drafts.append(self._restoration(name, judgement.why))
+            self._write_again(name, judgement.why, found, quiet=quiet)
         else:
-            if entry is not None:
-                entry.signature = signature
-            drafts.append(self._adoption(name, raw, judgement, self._task_or_none(name)))
             self.blobs.keep(judgement.blobs)
+            found.claimed[name.casefold()] = name
+            found.drafts.append(self._adoption(name, raw, judgement, self._task_or_none(name)))
 
-    def _judge(self, name: str, raw: bytes, current: Task | None, transaction: Transaction) -> adopt.Judgement:
+    def _write_again(self, name: str, why: str, found: _Findings, *, quiet: bool) -> None:
+        self._behind.add(name)
+        found.rewrite.append(name)
+        if not quiet:
+            found.drafts.append(self._restoration(name, why))
+
+    def _judge(self, name: str, raw: bytes, transaction: Transaction, found: _Findings) -> adopt.Judgement:
         if not TASK_ID.fullmatch(name):
             return Held("wrong_name", "task_id", f"{name!r:.200} is no task id: rename the file")
-        twin = self.view.folded.get(name.casefold(), name)
+        folded = name.casefold()
+        twin = self.view.folded.get(folded) or found.claimed.get(folded, name)
         if twin != name:
             return Held("case_clash", "task_id", f"{name} differs from the task {twin} in case only: rename the file")
         return adopt.judge(
             name,
             raw,
-            current,
+            self._task_or_none(name),
             version_at=lambda seq: self._version_at(name, seq),
             made_by_log=lambda seq: self._made_by_log(name, seq, raw),
             has_blob=self.blobs.has,
@@ -875,9 +971,9 @@ class Store:
             event is not None and event.subject == task_id and event.data.get("document_sha256") == document_digest(raw)
         )
 
-    def _hold(self, name: str, raw: bytes, held: Held, drafts: list[Draft], untouchable: set[str]) -> None:
+    def _hold(self, name: str, raw: bytes, held: Held, found: _Findings) -> None:
         """Leave the file alone and say why: once for the same bytes."""
-        untouchable.add(name)
+        found.untouchable.add(name)
         file, digest = f"{name}.json".encode(errors="replace").decode()[:300], document_digest(raw)
         known = self.view.held.get(file)
         if known is not None and (known.file_sha256, known.reason) == (digest, held.reason):
@@ -891,7 +987,7 @@ class Store:
             "file_sha256": digest,
         }
         correlation = self.task(name).correlation_id if entry else None
-        drafts.append(Draft("task_invalid", "file", data, name if TASK_ID.fullmatch(name) else None, correlation))
+        found.drafts.append(Draft("task_invalid", "file", data, name if TASK_ID.fullmatch(name) else None, correlation))
 
     def _restoration(self, name: str, why: str) -> Draft:
         return Draft("task_restored", "file", {"why": why}, name, self.task(name).correlation_id)
@@ -926,6 +1022,16 @@ class Store:
             self._reader.close()
 
 
+def _check_task_id(task_id: str) -> None:
+    """Before a path is built from it."""
+    if not TASK_ID.fullmatch(task_id):
+        raise Refused(Refusal("invalid_task_id", f"{task_id[:200]!r} is no task id"))
+
+
+def _has_verdict(document: dict[str, Any]) -> bool:
+    return bool(document["attempts"]) and document["attempts"][-1]["verdict"] is not None
+
+
 def _may_be_long(data: dict[str, Any]) -> bool:
     return len(orjson.dumps(data)) > MAX_LINE_BYTES - _ROOM_FOR_ENVELOPE
 
@@ -939,6 +1045,15 @@ def _with_idempotency(drafts: tuple[Draft, ...], refusal: Refusal | None, key: I
         record["refused"] = {"code": refusal.code, "detail": refusal.detail[:2000]}
     first = replace(drafts[0], data={**drafts[0].data, "idempotency": record})
     return (first, *drafts[1:])
+
+
+def _may_be_unfinished(judgement: adopt.Judgement, signature: Signature, *, quiet: bool) -> bool:
+    """Whether a file may be an editor's half-written one: it makes no sense, and is very young."""
+    if isinstance(judgement, Adopted):
+        return False
+    if quiet and isinstance(judgement, Outdated) and judgement.why not in ("empty", "zeros"):
+        return False  # a whole version of the log's own
+    return 0 <= time.time() - signature.mtime_ns / 1e9 < SETTLE_S
 
 
 def _remove(path: Path) -> None:

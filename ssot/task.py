@@ -377,7 +377,7 @@ def _canonical(shown: dict[str, Any]) -> bytes:
 
 
 _TEXT_FIELDS: Final = frozenset({"text", "detail", "summary", "reason", "request_text"})
-_KEPT_WHOLE: Final = frozenset({"metadata", "origin", "payload"})
+KEPT_WHOLE: Final = frozenset({"metadata", "origin", "payload"})
 
 
 def externalise(value: Any) -> tuple[Any, dict[str, bytes]]:
@@ -398,7 +398,7 @@ def _externalise(value: Any, blobs: dict[str, bytes]) -> Any:
             blobs[digest] = data
             out[key], out["blob"] = None, f"sha256:{digest}"
         else:
-            out[key] = item if key in _KEPT_WHOLE else _externalise(item, blobs)
+            out[key] = item if key in KEPT_WHOLE else _externalise(item, blobs)
     return out
 
 
@@ -408,7 +408,7 @@ def internalise(value: Any, load: Callable[[str], str]) -> Any:
         return [internalise(item, load) for item in value]
     if not isinstance(value, dict):
         return value
-    out = {key: item if key in _KEPT_WHOLE else internalise(item, load) for key, item in value.items()}
+    out = {key: item if key in KEPT_WHOLE else internalise(item, load) for key, item in value.items()}
     blob = value.get("blob")
     if isinstance(blob, str):
         for key in _TEXT_FIELDS & value.keys():

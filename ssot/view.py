@@ -256,6 +256,11 @@ class View:
         if len(self.remembered) % 1024 == 0:
             self.forget_before(moment - IDEMPOTENCY_S)
 
+    def recall(self, key: str, now: str) -> Remembered | None:
+        """The first answer to an idempotency key, if it is not older than 24 hours."""
+        first = self.remembered.get(key)
+        return first if first is not None and first.time >= seconds_of(now) - IDEMPOTENCY_S else None
+
     def forget_before(self, moment: float) -> None:
         self.remembered = {key: first for key, first in self.remembered.items() if first.time >= moment}
 

@@ -15,6 +15,8 @@ from ssot.store import SETTLE_S, Store
 
 CHECKPOINT_EVERY: Final = 20_000
 """Events after which the private checkpoint is written again."""
+GATHER_S: Final = 0.02
+"""How long names are gathered before the files are looked at."""
 _LOG = logging.getLogger("kircerta.watch")
 
 
@@ -53,20 +55,35 @@ class Watcher:
         try:
             while not self._stop.is_set():
                 changed = bell.wait(0 if missed else self._patience())
+                missed |= changed.get(store.tasks_folder, set())
                 try:
-                    self._turn(changed.get(store.tasks_folder, set()) | missed)
-                    missed = set()
+                    if changed:
+                        missed |= self._gather(bell)
+                    self._turn(missed)
+                    missed = set()  # what a busy workspace or a full disk kept from being looked at stays missed
                     if self._adopt and (bell.is_polling and time.monotonic() - last_scan > POLL_S):
                         store.scan()
                         last_scan = time.monotonic()
                     self.problem = None
                 except (Busy, StorageFailed, Corrupt) as error:
-                    if str(error) != self.problem:
-                        _LOG.error("%s", error)
-                    self.problem = str(error)
-                    self._stop.wait(0.5)
+                    self._say(str(error))
+                except Exception as error:  # whatever it is: a thread that died would adopt nothing any more, silently
+                    self._say(f"{type(error).__name__}: {error}")
         finally:
             bell.close()
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            _LOG.error("%s", problem)
+        self.problem = problem
+        self._stop.wait(0.5)
+
+    def _gather(self, bell: Doorbell) -> set[str | None]:
+        """Take in the log at once, then let the bell ring for a moment: each commit rings it several times."""
+        self._store.refresh()
+        self._tell()
+        self._stop.wait(GATHER_S)
+        return bell.wait(0).get(self._store.tasks_folder, set())
 
     def _patience(self) -> float:
         """How long to wait for the bell: less when a file has to be looked at again."""
@@ -81,6 +98,7 @@ class Watcher:
         self._tell()
         if None in names:
             store.scan()
+            self._note_unsettled()
         elif names or self._again:
             self._look_at({name[:-5] for name in names if name and name.endswith(".json") and name[0] != "."})
         self._tell()
@@ -94,12 +112,16 @@ class Watcher:
             if not (self._store.tasks_folder / f"{name}.json").exists():
                 self._again.setdefault(name, now + SETTLE_S)  # many editors move the old file away first
         ready = sorted(due | {name for name in names if name not in self._again})
-        for name in due:
-            del self._again[name]
         if ready:
             self._store.examine(ready)
-            for name in self._store.unsettled_names():
-                self._again[name] = now + SETTLE_S
+        for name in due:
+            del self._again[name]
+        self._note_unsettled()
+
+    def _note_unsettled(self) -> None:
+        """Files that may still be being written: they are looked at again, though nothing rings for them."""
+        for name in self._store.unsettled_names():
+            self._again[name] = time.monotonic() + SETTLE_S
 
     def _tell(self) -> None:
         seq = self._store.last_seq()

@@ -146,7 +146,7 @@ export function toast(text, kind = "") {
   const place = document.getElementById("toasts");
   const note = h("div", { class: `toast ${kind}` }, pieces(text));
   place.append(note);
-  setTimeout(() => note.remove(), 6000);
+  setTimeout(() => note.remove(), 4000);
 }
 
 export async function copy(text, button) {

@@ -140,8 +140,8 @@ export class Link {
       if (frame.event === "reset") {
         this._share(batch);
         batch = [];
-        this._channel?.postMessage({ kind: "reset" });
-        this._reset();
+        this._channel?.postMessage({ kind: "reset", id: frame.id });
+        this._reset(frame.id);
       } else if (frame.data) {
         batch.push([frame.id, frame.data]);
       }
@@ -175,7 +175,7 @@ export class Link {
     if (this.leads) return;
     this._heard = Date.now();
     if (message.kind === "events") this._receive(message.batch);
-    else if (message.kind === "reset") this._reset();
+    else if (message.kind === "reset") this._reset(message.id);
     else {
       this._leaderHidden = message.hidden;
       this._set(message.state, message.why);
@@ -256,16 +256,12 @@ export class Link {
     this._emit("event", event);
   }
 
-  /** The log is another one, or begins anew: forget the position, read everything again. */
-  async _reset() {
+  /** The log is another one, or begins anew: go on from where it stands now, and read everything again. */
+  _reset(id) {
     this._inbox = [];
     this._upTo = 0;
-    this.id = null;
-    try {
-      this.seq = await lastSeq();
-    } catch {
-      this.seq = 0;
-    }
+    this.id = id;
+    this.seq = Number.parseInt(id, 10) || 0;
     this._emit("reset");
   }
 

@@ -1,0 +1,268 @@
+"""A scripted run in a workspace of its own, in which every type of event occurs: the samples of docs/events.md."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from audit.event import Draft, Event
+from audit.log import ACTIVE
+from audit.stamp import Clock
+from ssot import intents
+from ssot.rules import Policy
+from ssot.store import Refused, Store, StoreSettings
+from ssot.task import (
+    AckBody,
+    Criterion,
+    DiffSnapshot,
+    Echo,
+    Issue,
+    Operation,
+    ResultBody,
+    Task,
+    VerdictBody,
+)
+
+BEGIN_S: Final = 1_793_520_000.0
+"""2026-11-01T08:00:00Z"""
+EXECUTOR, REVIEWER, PERSON = "fake-executor", "fake-reviewer", "alice"
+DIFF: Final = """\
+--- a/src/hello.py
++++ b/src/hello.py
+@@ -1 +1 @@
+-print("Hello!")
++print(f"Hello, {name}!")
+"""
+
+
+@dataclass(slots=True)
+class _Time:
+    """A clock that only moves when it is told to, and ids that count."""
+
+    now: float = BEGIN_S
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now, lambda prefix: f"{prefix}-{next(self.numbers):024x}")
+
+
+def play(home: Path) -> list[Event]:
+    """Run the scenario in an empty folder; gives everything that was logged."""
+    time = _Time()
+    settings = StoreSettings(policy=Policy(max_rejects=1))
+    store = Store.open(home, source="kircerta/api", settings=settings, clock=time.clock())
+    try:
+        scene = _Scene(store, time)
+        scene.straight_way()
+        scene.refusals()
+        scene.rejection_and_lock()
+        scene.ends()
+        scene.files_by_hand()
+        scene.notes()
+        scene.torn_tail()
+        return list(store.events())
+    finally:
+        store.close()
+
+
+class _Scene:
+    """The moves of the scenario, one after another."""
+
+    def __init__(self, store: Store, time: _Time) -> None:
+        self._store = store
+        self._time = time
+        self._dispatches = itertools.count(1)
+
+    def straight_way(self) -> None:
+        """Created, dispatched, done, approved."""
+        self._create("T-1")
+        task = self._dispatch("T-1")
+        self._ack(task)
+        self._do("T-1", intents.SendHeartbeat(_dispatch_id(task), "reading src/hello.py"), EXECUTOR, after_s=6)
+        self._result(task)
+        self._verdict(task, "approve")
+        self._do("T-1", intents.Approve("Read and understood.", self._digest("T-1")), PERSON)
+
+    def refusals(self) -> None:
+        """What agents may get wrong, and a decision that comes too late."""
+        self._do("T-1", intents.Reject("Too late."), PERSON, refused=True)
+        self._create("T-2")
+        task = self._dispatch("T-2")
+        wrong = _ack_of(task).model_copy(update={"echo": (Echo(criterion_ref="AC-1", text="something else"),)})
+        self._do("T-2", intents.SendAck(wrong), EXECUTOR, refused=True)
+        self._ack(task)
+        silent_since = _rfc3339(self._time.now)
+        self._do("T-2", intents.WarnOfSilence(_dispatch_id(task), silent_since), "watchdog", after_s=40)
+        empty = _result_of(task).model_copy(update={"work_log": ()})
+        self._do("T-2", intents.SendResult(empty), EXECUTOR, refused=True)
+        outside = _result_of(task, target="setup.py")
+        self._do("T-2", intents.SendResult(outside), EXECUTOR, refused=True)
+        self._result(task)
+        dangling = _verdict_of(task, "reject", op="OP-9")
+        self._do("T-2", intents.SendVerdict(dangling), REVIEWER, refused=True)
+
+    def rejection_and_lock(self) -> None:
+        """Rejected, locked, unlocked, dispatched again with the issues, which may not change on the way."""
+        task = self._store.task("T-2")
+        self._verdict(task, "reject")
+        self._do("T-2", intents.Reject("The empty name is not greeted."), PERSON)
+        self._do("T-2", intents.Unlock("The criteria are clear now."), PERSON)
+        self._do("T-2", intents.Dispatch("d-changed", issues=()), "dispatcher", refused=True)
+        self._dispatch("T-2")
+
+    def ends(self) -> None:
+        """Attempts that stop before their verdict."""
+        task = self._store.task("T-2")
+        self._do("T-2", intents.TimeOutAck(_dispatch_id(task)), "watchdog", after_s=31)
+        task = self._dispatch("T-2")
+        self._do("T-2", intents.EndAttempt(_dispatch_id(task), "executor_failed", "exited: exit code 3"), "dispatcher")
+
+    def files_by_hand(self) -> None:
+        """A file dropped by hand, one that is removed, one that does not parse."""
+        self._drop(
+            "T-3",
+            b"""{"task_id": "T-3", "source": "manual", "request_text": "Say good night, too.",\
+ "created_at": "2026-11-01T08:00:00Z"}""",
+        )
+        (self._store.tasks_folder / "T-3.json").unlink()
+        self._store.scan()
+        self._drop("T-4", b'{"task_id": "T-4", "source": "man')
+
+    def notes(self) -> None:
+        """What is told without changing a task."""
+        moment = _rfc3339(self._time.now)
+        denied = {
+            "address": "203.0.113.7",
+            "route": "/api/tasks/{task_id}/approve",
+            "code": "unauthenticated",
+            "count": 3,
+            "first_at": moment,
+            "last_at": moment,
+        }
+        self._store.note(Draft("auth_denied", "kircerta", denied))
+        self._store.note(Draft("alert", "watchdog", {"what": "disk", "detail": "less than 1 GiB is free"}))
+
+    def torn_tail(self) -> None:
+        """What a crash in the middle of a write leaves behind, and the next commit finds."""
+        with (self._store.audit_folder / ACTIVE).open("ab") as log:
+            log.write(b'{"specversion":"1.0","id":"e-torn","sou')
+        self._create("T-5")
+
+    # -------------------------------------------------------------------------------------------- moves
+
+    def _do(
+        self, task_id: str, intent: intents.Intent, actor: str, *, after_s: float = 1.0, refused: bool = False
+    ) -> None:
+        self._time.now += after_s
+        try:
+            self._store.commit(task_id, intent, actor=actor)
+        except Refused:
+            if not refused:
+                raise
+            return
+        if refused:
+            raise AssertionError(f"{task_id}: {intent} was not refused")
+
+    def _create(self, task_id: str) -> None:
+        create = intents.Create(
+            request_text="hello.py greets everybody alike. Let it greet people by their name.",
+            title="Greet people by their name",
+            acceptance_criteria=(Criterion(id="AC-1", text="`hello.py Ada` prints `Hello, Ada!`"),),
+            scope=("src/**",),
+        )
+        self._do(task_id, create, "alice@cli")
+
+    def _dispatch(self, task_id: str) -> Task:
+        self._do(task_id, intents.Dispatch(f"d-{next(self._dispatches)}"), "dispatcher")
+        return self._store.task(task_id)
+
+    def _ack(self, task: Task) -> None:
+        self._do(task.task_id, intents.SendAck(_ack_of(task)), EXECUTOR)
+
+    def _result(self, task: Task) -> None:
+        self._do(task.task_id, intents.SendResult(_result_of(task)), EXECUTOR)
+
+    def _verdict(self, task: Task, decision: str) -> None:
+        self._do(task.task_id, intents.SendVerdict(_verdict_of(task, decision)), REVIEWER)
+
+    def _digest(self, task_id: str) -> str | None:
+        from ssot.task import review_digest
+
+        return review_digest(self._store.task(task_id))
+
+    def _drop(self, name: str, raw: bytes) -> None:
+        """Put a file there as an editor would, old enough to be looked at now."""
+        self._time.now += 1.0
+        path = self._store.tasks_folder / f"{name}.json"
+        path.write_bytes(raw)
+        os.utime(path, (self._time.now, 1.0))
+        self._store.scan()
+
+
+def _rfc3339(seconds: float) -> str:
+    from audit.stamp import rfc3339
+
+    return rfc3339(seconds)
+
+
+def _dispatch_id(task: Task) -> str:
+    assert task.current is not None
+    assert task.current.dispatch is not None
+    return task.current.dispatch.dispatch_id
+
+
+def _ack_of(task: Task) -> AckBody:
+    assert task.current is not None
+    dispatch = task.current.dispatch
+    assert dispatch is not None
+    return AckBody(
+        dispatch_id=dispatch.dispatch_id,
+        echo=tuple(Echo(criterion_ref=one.id, text=one.text) for one in dispatch.acceptance_criteria),
+        scope=dispatch.scope,
+        issues=dispatch.issues,
+    )
+
+
+def _result_of(task: Task, target: str = "src/hello.py") -> ResultBody:
+    edit = Operation(
+        op_id="OP-1",
+        at="2026-11-01T08:00:03Z",
+        action="edit",
+        target=target,
+        detail="Greets by name.",
+        criterion_refs=("AC-1",),
+    )
+    test = Operation(
+        op_id="OP-2",
+        at="2026-11-01T08:00:04Z",
+        action="test",
+        target="pytest -q",
+        detail="1 passed",
+        exit_code=0,
+        criterion_refs=("AC-1",),
+    )
+    digest = hashlib.sha256(DIFF.encode()).hexdigest()
+    return ResultBody(
+        dispatch_id=_dispatch_id(task),
+        outcome="completed",
+        summary="hello.py greets by name.",
+        work_log=(edit, test),
+        diff_snapshot=DiffSnapshot(format="unified", base="4f2a91c", sha256=digest, text=DIFF),
+    )
+
+
+def _verdict_of(task: Task, decision: str, op: str = "OP-1") -> VerdictBody:
+    issue = Issue(
+        issue_id="IS-1", criterion_ref="AC-1", op_refs=(op,), severity="major", text="An empty name is greeted, too."
+    )
+    return VerdictBody(
+        dispatch_id=_dispatch_id(task),
+        decision="reject" if decision == "reject" else "approve",
+        summary="One thing to change." if decision == "reject" else "The criterion is met.",
+        issues=(issue,) if decision == "reject" else (),
+    )

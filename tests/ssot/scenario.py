@@ -1,0 +1,66 @@
+"""One small history in which each type of event happens, the same at every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audit.event import Draft
+from ssot import intents
+from ssot.store import Refused
+from tests import builders
+from tests.builders import EXECUTOR, Ticks, Walk, a_store
+
+
+def everything(home: Path) -> dict[str, bytes]:
+    """Live through it; gives the first line of each type."""
+    ticks = Ticks()
+    store = a_store(home, ticks=ticks, max_rejects=1)
+    walk = Walk(store, "T-1")
+    walk.create(scope=("src/**",), correlation_id="c-fixed")
+    walk.dispatch()
+    _refused(lambda: walk.ack(scope=("elsewhere/**",)))
+    walk.ack()
+    walk.heartbeat()
+    ticks.ahead(60)
+    dispatch_id = walk.task.attempts[-1].dispatch.dispatch_id  # type: ignore[union-attr]
+    walk.do(intents.WarnOfSilence(dispatch_id, "2025-06-15T15:06:45.000000Z"), "watchdog")
+    _refused(lambda: walk.result(work_log=()))
+    _refused(lambda: walk.result(work_log=(builders.operation(1, target="etc/passwd"),)))
+    walk.result()
+    _refused(lambda: walk.verdict("reject", issues=()))
+    walk.verdict("reject")
+    _refused(lambda: walk.approve(actor=EXECUTOR))
+    walk.reject(issues=(builders.issue(3),))
+    walk.unlock()
+    _refused(lambda: walk.do(intents.Dispatch("d-x", issues=()), "dispatcher"))
+    walk.dispatch()
+    walk.end()
+    walk.dispatch()
+    ticks.ahead(60)
+    walk.do(intents.TimeOutAck(walk.task.attempts[-1].dispatch.dispatch_id), "watchdog")  # type: ignore[union-attr]
+    walk.to_gate()
+    walk.approve()
+    builders.drop(home, "T-2", builders.minimal("T-2", correlation_id="c-two"))
+    builders.drop(home, "T-3", b'{"task_id": "T-3"}')
+    store.scan()
+    builders.task_path(home, "T-2").unlink()
+    store.scan()
+    store.note(Draft("auth_denied", "kircerta", {"count": 3, "address": "127.0.0.1"}))
+    store.note(Draft("alert", "kircerta", {"text": "look at this"}))
+    store.close()
+    with (home / "audit" / "events.jsonl").open("ab") as log:
+        log.write(b'{"torn')
+    store = a_store(home, ticks=ticks)
+    store.note(Draft("alert", "kircerta", {"text": "again"}))
+    found: dict[str, bytes] = {}
+    for event in builders.events(home):
+        found.setdefault(event.type, event.line)
+    return found
+
+
+def _refused(move: object) -> None:
+    try:
+        move()  # type: ignore[operator]
+    except Refused:
+        return
+    raise AssertionError("this was to be refused")
