@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
+from typing import Final
 
 import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import examples, openapi, session
+from api import examples, openapi, session, stream
 from api.agents import AgentRoutes
 from api.answers import Tagged
 from api.audit import AuditRoutes
@@ -39,7 +40,9 @@ from ssot.store import Store
 from ssot.task import AckBody, ResultBody, VerdictBody
 from ssot.watch import Watcher
 
-SOURCE = "kircerta/api"
+SOURCE: Final = "kircerta/api"
+CHECKPOINT_FROM: Final = 500
+"""Fewer events than these are read again at the next start faster than a checkpoint is made durable."""
 _ABOUT = (
     "Tasks for coding agents, with a gate that people hold and a log that cannot be rewritten. "
     "Errors are RFC 9457 problems with a stable `code`. Bodies are strict: an unknown field is refused."
@@ -71,6 +74,7 @@ def create_app(
     health = HealthRoutes(desk, metrics, lag, prefect)
     tasks = TaskRoutes(desk)
     streams = EventStream(desk.gate.reader)
+    metrics.watch(streams)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -104,7 +108,7 @@ def create_app(
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    for operation in (*_operations(desk, tasks, health), *session.operations(desk)):
+    for operation in (*_operations(desk, tasks, health), stream.operation(streams), *session.operations(desk)):
         operation.add_to(app)
     _add_pages(app)
     for kind in (*EXPECTED, Exception):
@@ -126,8 +130,9 @@ def _open(settings: Settings) -> Store:
 def _leave(desk: Desk, store: Store, watcher: Watcher, *, close: bool) -> None:
     desk.writer.close()
     watcher.stop()
-    with suppress(StorageFailed, Corrupt):  # the checkpoint is a cache: without it the next start reads more
-        store.save_checkpoint()
+    if store.checkpoint_age() > CHECKPOINT_FROM:
+        with suppress(StorageFailed, Corrupt):  # the checkpoint is a cache: without it the next start reads more
+            store.save_checkpoint()
     if close:
         store.close()
 

@@ -140,7 +140,7 @@ class Ring:
         return self._frames[index - 1].at if 0 < index <= len(self._frames) else None
 
     def after(self, position: Position, wanted: Filter) -> Batch | None:
-        """What follows a position that is in the ring; None at its end. Clients in step get the same bytes."""
+        """What follows a position that `position_at` knows; None at its end. Clients in step get the same bytes."""
         begin = position.seq - self.before.seq
         if begin >= len(self._frames):
             return None

@@ -7,6 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from api.refusals import RefusalCounter
+from api.stream import EventStream
 from ssot.store import Store
 
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -44,6 +45,22 @@ class Metrics:
 
     def _gauge(self, name: str, says: str, labels: list[str] | None = None) -> Gauge:
         return Gauge(name, says, labels or [], registry=self.registry)
+
+    def watch(self, streams: EventStream) -> None:
+        """Tell how the streams are."""
+        counts = streams.counts
+        for name, says, value in (
+            ("open", "Streams open now.", lambda: streams.open_streams),
+            ("opened", "Streams opened so far.", lambda: counts.opened),
+            ("cut_off", "Streams cut off so far because their clients did not read.", lambda: counts.cut_off),
+            (
+                "turned_away",
+                "Streams turned away so far, for being too many or at shutdown.",
+                lambda: counts.turned_away,
+            ),
+            ("reset", "Clients told so far that the log is not the one they knew.", lambda: counts.resets),
+        ):
+            self._gauge(f"kircerta_streams_{name}", says).set_function(value)
 
     def request(self, route: str, method: str, code: int, seconds: float) -> None:
         """One request that has ended. `route` is a pattern: raw paths would grow without bound."""

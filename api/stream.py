@@ -21,12 +21,14 @@ from typing import Final, TypeVar
 import orjson
 import uvicorn
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.answers import DATA_POLICY, SAFE
 from api.auth import LEEWAY_S, Principal
 from api.follower import EVERYTHING, Batch, Behind, Filter, Follower, Position, Replay, Subscription, locate
+from api.openapi import QUERY_PROBLEMS, Operation
 from api.parameters import query_parameters, unusable, whole_number
 from api.problems import Problem, problem_of
 from audit.event import Corrupt
@@ -51,9 +53,29 @@ _HEADERS: Final = [
     (b"transfer-encoding", b"chunked"),  # as `_spread` writes it
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
+    (b"connection", b"close"),  # where a stream ends, its connection does
     *SAFE,
     DATA_POLICY,
 ]
+_ABOUT: Final = (
+    "Each message's `data` is a line of the log as it stands in the file; its `id` is `<seq>.<8 hex>`, the first "
+    "digits of the line's sha256. `Last-Event-ID` resumes behind an id with nothing missing and nothing twice; an id that the "
+    "log does not know (any more) gets one `event: reset` and then what comes. Without an id, and without `after`, the "
+    "stream starts now. It ends with its token; who does not read is cut off, and resumes."
+)
+_TEXT: Final = {"type": "string"}
+_PARAMETERS: Final = (
+    {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "The id that was seen last."},
+    {"name": "last_event_id", "in": "query", "schema": _TEXT, "description": "The same; the header comes first."},
+    {
+        "name": "after",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "Replay from behind this seq; 0 is the log's beginning. An id comes first.",
+    },
+    {"name": "subject", "in": "query", "schema": _TEXT, "description": "Only these tasks' events, comma-separated."},
+    {"name": "type", "in": "query", "schema": _TEXT, "description": "Only these types, comma-separated."},
+)
 _LOG: Final = logging.getLogger("kircerta.stream")
 
 Reader = Callable[[Request], Principal | None]
@@ -212,8 +234,10 @@ class EventStream:
         """
         assert self._follower is not None
         ring = self._follower.ring
-        batch = ring.after(before, EVERYTHING)
-        assert batch is not None
+        batch = ring.after(before, EVERYTHING) if ring.position_at(before.seq) is before else None
+        if batch is None:  # so much came at once that the ring begins later by now
+            self._follower.wake_all()
+            return
         wire = b"%x\r\n%b\r\n" % (len(batch.data), batch.data)
         now = asyncio.get_running_loop().time()
         for client in self._clients:
@@ -462,6 +486,39 @@ class EventStream:
         return blocked_s > self.limits.send_s or waiting > self.limits.lag_events
 
 
+class _Handed(Response):
+    """An answer that the stream gives by itself."""
+
+    def __init__(self, streams: EventStream) -> None:
+        super().__init__()
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._streams.answer(scope, receive, send)
+
+
+def operation(streams: EventStream) -> Operation:
+    """The route's description. (The door hands its requests to `streams` before the framework sees them.)"""
+
+    async def events(request: Request) -> Response:
+        return _Handed(streams)
+
+    return Operation(
+        "GET",
+        PATH,
+        events,
+        "events",
+        "The log as it grows: server-sent events",
+        description=_ABOUT,
+        tag="log",
+        role="viewer",
+        parameters=_PARAMETERS,
+        answer={"type": "string"},
+        media_type="text/event-stream",
+        problems=(*QUERY_PROBLEMS, "log_corrupt"),
+    )
+
+
 def asked_by(request: Request) -> Asked:
     """What a request asks for. The header comes before the query: a browser that reconnects keeps its address."""
     found = query_parameters(request.scope["query_string"], ("after", "last_event_id", "subject", "type"))
@@ -495,7 +552,7 @@ def _end_of(principal: Principal | None) -> float | None:
 async def _turn_away(retry_ms: int, send: Send) -> None:
     """A browser never reconnects after an error: tell it in a stream when to come back."""
     body = b"retry: %d\n\n: too many streams here: come back later\n\n" % retry_ms
-    await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, (b"connection", b"close")]})
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 

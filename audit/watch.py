@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,14 @@ class Doorbell:
             if folder is not None:
                 changed.setdefault(folder, set()).add(os.fsdecode(event.name))
         return changed
+
+    def ring_out(self) -> None:
+        """Wake whoever waits, for the last time: removing a watch is an event, too. From another thread."""
+        bell = self._inotify
+        for watch in list(self._watched):
+            with suppress(OSError, ValueError):  # it closed meanwhile
+                if bell is not None:
+                    bell.rm_watch(watch)
 
     def close(self) -> None:
         if self._inotify is not None:

@@ -61,31 +61,65 @@ def _was_busy(of: PrefectTask[Any, Any], run: TaskRun, state: State[Any]) -> boo
     return isinstance(state.data, Busy) or isinstance(getattr(state.data, "result", None), Busy)
 
 
-def _step(listen: Callable[..., Awaitable[Any]], name: str) -> Callable[..., Awaitable[Any]]:
+class Sealed:
+    """Carries a value past Prefect, which would walk through every line of a work log in search of futures."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+_Step = Callable[..., Awaitable[Any]]
+
+
+def _sealed(step: _Step) -> _Step:
+    async def run(*arguments: Any) -> Any:
+        return Sealed(await step(*(one.value if isinstance(one, Sealed) else one for one in arguments)))
+
+    return run
+
+
+def _listening(step: _Step, name: str) -> _Step:
     """A step that runs once: what an agent said is not said again."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False, tags=["kircerta"])(listen)
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(_sealed(step))
 
 
-def _committing(step: Callable[..., Awaitable[Any]], name: str) -> Callable[..., Awaitable[Any]]:
-    """A step that only judges and commits: it may run again when the workspace was busy."""
+def _committing(step: _Step, name: str) -> _Step:
+    """A step that only judges and commits: it may run again when the workspace was busy.
+
+    Without tags, as all steps: each tag would be one more question to the server before every step.
+    """
     return task(
         name=name,
         cache_policy=NO_CACHE,
         persist_result=False,
-        tags=["kircerta"],
         retries=len(_RETRY_AFTER_S),
         retry_delay_seconds=_RETRY_AFTER_S,
         retry_condition_fn=_was_busy,
-    )(step)
+    )(_sealed(step))
+
+
+def _opened(run: _Step) -> _Step:
+    """The hand-over as the pipeline calls it: with plain values in and out."""
+
+    async def hand_over(*arguments: Any) -> Any:
+        return (await run(Sealed(arguments))).value
+
+    return hand_over
+
+
+async def _hand_over(arguments: tuple[Workspace, str, Order]) -> Any:
+    return await pipeline.hand_over(*arguments)
 
 
 STEPS: Final = Steps(
-    hand_over=_committing(pipeline.hand_over, "dispatch"),
-    receive_ack=_step(pipeline.receive_ack, "ack"),
+    hand_over=_opened(_committing(_hand_over, "dispatch")),
+    receive_ack=_listening(pipeline.receive_ack, "ack"),
     check_echo=_committing(pipeline.check_echo, "echo check"),
-    execute=_step(pipeline.execute, "execution"),
+    execute=_listening(pipeline.execute, "execution"),
     check_result=_committing(pipeline.check_result, "result check"),
-    review=_step(pipeline.review, "review"),
+    review=_listening(pipeline.review, "review"),
     check_verdict=_committing(pipeline.check_verdict, "verdict check"),
 )
 """The steps as Prefect tasks."""

@@ -73,6 +73,9 @@ def judge(
         return Outdated("empty" if not raw else "zeros")
     try:
         document = check_json(raw)
+    except Invalid as error:
+        return Held("not_json", error.field, error.reason)
+    try:
         if not isinstance(document, dict):
             raise Invalid("", "a task file holds one JSON object")
         seq = document.get("seq")
@@ -87,7 +90,7 @@ def judge(
     except _Breach as breach:
         return breach.held
     except Invalid as error:
-        return Held("schema" if error.field else "not_json", error.field, error.reason)
+        return Held("schema", error.field, error.reason)
 
 
 class _Breach(Exception):

@@ -36,6 +36,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="kircerta-watch", daemon=True)
         self._again: dict[str, float] = {}
         self._told = store.last_seq()
+        self._bell: Doorbell | None = None
         self.problem: str | None = None
 
     def start(self) -> Watcher:
@@ -44,12 +45,14 @@ class Watcher:
 
     def stop(self) -> None:
         self._stop.set()
+        if self._bell is not None:
+            self._bell.ring_out()
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
         store = self._store
         folders = [store.audit_folder, store.tasks_folder] if self._adopt else [store.audit_folder]
-        bell = Doorbell(folders)
+        bell = self._bell = Doorbell(folders)
         last_scan = 0.0
         missed: set[str | None] = {None} if self._adopt else set()  # what was saved before the bell hung
         try:

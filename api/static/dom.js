@@ -20,11 +20,15 @@ export function add(element, ...children) {
 }
 
 // What would change how other text reads, or hide: controls, bidi overrides, invisible letters, tags.
+// Marks piled up on one letter hide the lines around it: those beyond the sixth are counted, not drawn.
 // Joiners (U+200C, U+200D) and variation selectors of emoji stay: writing systems need them.
 const UNSEEN =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]/gu;
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]|(?<=\p{M}{6})\p{M}+/gu;
 
 function unseen(character) {
+  if (/^\p{M}+$/u.test(character) && !/^[\u{e0000}-\u{e0fff}\u17b4\u17b5]/u.test(character)) {
+    return h("span", { class: "unseen", title: "Marks piled up on one letter" }, `‹+${Array.from(character).length} marks›`);
+  }
   const code = character.codePointAt(0);
   const name = `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
   const shown = code < 0x20 ? String.fromCodePoint(0x2400 + code) : code === 0x7f ? "\u2421" : `‹${name}›`;

@@ -93,19 +93,21 @@ export class Link {
     this._tell(this.state === "live" ? "catching up" : this.state === "lost" ? "lost" : "connecting", this.why);
     const reading = (this._reading = new AbortController());
     let why = "the connection ended";
+    let refused = false;
     try {
       const target = await lastSeq(reading.signal);
       await this._read(target, reading);
     } catch (error) {
       why = error instanceof Problem ? error.detail : "the server cannot be reached";
-      if (error instanceof Problem && error.status === 401) why = "sign in to see it";
+      refused = error instanceof Problem && [401, 403].includes(error.status);
+      if (refused) why = "sign in to see it";
     }
     clearTimeout(this._silence);
     reading.abort();
     if (!this.leads) return;
     const wait = Math.min(5000, 250 * 2 ** this._failures++) * (0.75 + Math.random() / 2);
     this._tell("lost", why);
-    await this._pause(wait);
+    await this._pause(refused ? 60_000 : wait); // signing in wakes it
   }
 
   async _read(target, reading) {

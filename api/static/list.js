@@ -80,6 +80,12 @@ export class ListView {
     if (this.selected) this._focus(this.list.indexOf(this.selected), false);
   }
 
+  /** Where this list is, with its filters. */
+  get address() {
+    const query = new URLSearchParams(Object.entries(this.filter).filter(([, value]) => value)).toString();
+    return query ? `#/?${query}` : "#/";
+  }
+
   hide() {
     this._top = this.scroller.scrollTop;
     this.root.remove();
@@ -87,9 +93,7 @@ export class ListView {
 
   _filterBy(change) {
     Object.assign(this.filter, change);
-    const set = Object.entries(this.filter).filter(([, value]) => value);
-    const query = new URLSearchParams(set).toString();
-    history.replaceState(null, "", query ? `#/?${query}` : "#/");
+    history.replaceState(null, "", this.address);
     this.scroller.scrollTop = 0;
     this._refresh();
   }

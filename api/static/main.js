@@ -17,7 +17,7 @@ const tasks = new Tasks();
 const link = new Link();
 const views = {
   list: new ListView(tasks),
-  task: new TaskView(tasks, session),
+  task: new TaskView(tasks, session, () => views.list.address),
   activity: new ActivityView(link),
   agents: new AgentsView(tasks, link),
 };
@@ -35,7 +35,7 @@ function route() {
   else current = { "/activity": views.activity, "/agents": views.agents }[path] ?? views.list;
   if (before && before !== current) before.hide();
   current.show(place, task ? decoded(task[1]) : parameters);
-  if (before && before !== current) place.focus({ preventScroll: true });
+  if (before && before !== current && !place.contains(document.activeElement)) place.focus({ preventScroll: true });
   if (before !== current && current === views.task) scrollTo(0, 0);
   for (const anchor of document.querySelectorAll("nav a[data-view]")) {
     const here = views[anchor.dataset.view] === current || (anchor.dataset.view === "list" && current === views.task);

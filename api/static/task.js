@@ -9,8 +9,9 @@ import { stageOf } from "./tasks.js";
 import { badge, kindWord, saying, toneOf } from "./words.js";
 
 export class TaskView {
-  constructor(tasks, session) {
+  constructor(tasks, session, listAddress) {
     this.tasks = tasks;
+    this.listAddress = listAddress;
     this.session = session;
     this.root = h("section", { class: "view task" });
     session.on(() => this.task && this._draw());
@@ -191,7 +192,7 @@ export class TaskView {
     return h(
       "header",
       {},
-      h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Tasks"), h("span", { "aria-hidden": "true" }, " / "), said(task.task_id, "mono")),
+      h("p", { class: "crumbs" }, h("a", { href: this.listAddress() }, "Tasks"), h("span", { "aria-hidden": "true" }, " / "), said(task.task_id, "mono")),
       h("h1", {}, said(task.title || "untitled")),
       h(
         "p",
@@ -558,11 +559,11 @@ export class TaskView {
     });
   }
 
-  /** a, r and u: decide; Escape and Backspace: back to the list. */
+  /** a, r and u: decide; Escape: back to the list. */
   key(event) {
     const move = { a: "approve", r: "reject", u: "unlock" }[event.key];
     if (move && this.moves().includes(move)) this.decide(move);
-    else if (event.key === "Escape") location.hash = "#/";
+    else if (event.key === "Escape") location.hash = this.listAddress();
     else return false;
     return true;
   }

@@ -36,7 +36,7 @@ export class Tasks {
     return () => this._listeners.delete(listener);
   }
 
-  /** Tell at most once a frame; hidden tabs have no frames, they are told when they are looked at. */
+  /** Tell at most once a frame; seldomer where sorting takes a while, and in hidden tabs, which have no frames. */
   _changed() {
     this.version++;
     if (this._due) return;
@@ -45,7 +45,7 @@ export class Tasks {
       this._due = false;
       for (const listener of this._listeners) listener();
     };
-    if (document.hidden) setTimeout(tell, 200);
+    if (document.hidden || this.byId.size > 2000) setTimeout(tell, 150);
     else requestAnimationFrame(tell);
   }
 

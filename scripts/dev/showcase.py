@@ -87,7 +87,8 @@ class Playing:
         assert attempt.dispatch is not None
         dispatch = attempt.dispatch
         echo = tuple(
-            Echo(criterion_ref=one.id, text=(one.text or "").replace("every", "each")) for one in dispatch.acceptance_criteria
+            Echo(criterion_ref=one.id, text=(one.text or "").replace("every", "each"))
+            for one in dispatch.acceptance_criteria
         )
         body = AckBody(dispatch_id=dispatch.dispatch_id, echo=echo, scope=dispatch.scope, issues=dispatch.issues)
         try:
@@ -121,7 +122,11 @@ class Playing:
             format="unified", base="9f2c1e7a5b3d", sha256=hashlib.sha256(diff.encode()).hexdigest(), text=diff
         )
         body = ResultBody(
-            dispatch_id=self.dispatch_id(task_id), outcome="completed", summary=summary, work_log=log, diff_snapshot=snapshot
+            dispatch_id=self.dispatch_id(task_id),
+            outcome="completed",
+            summary=summary,
+            work_log=log,
+            diff_snapshot=snapshot,
         )
         self.do(task_id, SendResult(body), EXECUTOR)
 
@@ -173,7 +178,7 @@ index 0000000..5d1c9b2
 +    with open(tmp_path / "out.csv", "w") as out:
 +        assert write([], out) == 0
 +    assert (tmp_path / "out.csv").read_text() == "name,amount,at\\n"
-"""
+"""  # noqa: W293
 PLAIN_WORK: list[tuple[str, str, str, int | None, tuple[str, ...]]] = [
     ("read", "src/export/csv.py", "", None, ()),
     ("edit", "src/export/csv.py", "Times as ISO 8601; a header where there are no rows.", None, ("AC-1", "AC-2")),
@@ -184,8 +189,20 @@ CSV = ["Times are written as ISO 8601.", "An empty export still has its header l
 CSV_SCOPE = ("src/export/**", "tests/**")
 LEASE_WORK: list[tuple[str, str, str, int | None, tuple[str, ...]]] = [
     ("read", "src/lease/renew.py", "", None, ("AC-1",)),
-    ("run", "git log -5 --oneline src/lease", "a41c0d2 Renew in the background\n77be019 Split lease from lock\n", 0, ()),
-    ("edit", "src/lease/renew.py", "Renewal stops once the lease is lost; the loss is told to the holder.", None, ("AC-1", "AC-2")),
+    (
+        "run",
+        "git log -5 --oneline src/lease",
+        "a41c0d2 Renew in the background\n77be019 Split lease from lock\n",
+        0,
+        (),
+    ),
+    (
+        "edit",
+        "src/lease/renew.py",
+        "Renewal stops once the lease is lost; the loss is told to the holder.",
+        None,
+        ("AC-1", "AC-2"),
+    ),
     ("edit", "tests/lease/test_renew.py", "A lease that is lost midway, with a fake clock.", None, ("AC-3",)),
     ("test", "pytest -q tests/lease", "11 passed in 0.84s", 0, ("AC-1", "AC-3")),
 ]
@@ -235,7 +252,7 @@ index 00d1f7e..8ba2c11 100644
 +    assert renewal.lost
 +    clock.advance(60)
 +    assert store.renewals == 0
-"""
+"""  # noqa: W293
 
 
 def issue(number: int, criterion: str, ops: tuple[str, ...], severity: str, text: str) -> Issue:
@@ -254,51 +271,113 @@ def make(home: Path, *, end: float) -> Store:
     """Fill a workspace with a dozen tasks whose story ends at `end` (Unix seconds). Gives the open store."""
     play = Playing(home, end - 5400)
     play.create(
-        "rate-limit-headers", "Send RateLimit headers with every answer", "Clients guess how much is left. Tell them.",
+        "rate-limit-headers",
+        "Send RateLimit headers with every answer",
+        "Clients guess how much is left. Tell them.",
         ["Every answer carries RateLimit-Limit, -Remaining and -Reset."],
-    )  # fmt: skip
+    )
     play.work("rate-limit-headers")
     play.do("rate-limit-headers", Approve("Reads well, and the header names are the standard's."), APPROVER, 300)
     play.create(
-        "gh-acme_shop-418", "Export fails for an empty month", "The CSV export of a month without orders is an empty file.",
-        CSV, scope=CSV_SCOPE, source="github",
+        "gh-acme_shop-418",
+        "Export fails for an empty month",
+        "The CSV export of a month without orders is an empty file.",
+        CSV,
+        scope=CSV_SCOPE,
+        source="github",
         origin={"repository": "acme/shop", "number": 418, "url": "https://github.com/acme/shop/issues/418"},
-    )  # fmt: skip
-    play.work("gh-acme_shop-418", decision="reject", issues=(
-        issue(1, "AC-2", ("OP-2",), "blocker", "The header is written only when there are no rows at all; with rows it is still missing."),
-    ))  # fmt: skip
+    )
+    play.work(
+        "gh-acme_shop-418",
+        decision="reject",
+        issues=(
+            issue(
+                1,
+                "AC-2",
+                ("OP-2",),
+                "blocker",
+                "The header is written only when there are no rows; with rows it is still missing.",
+            ),
+        ),
+    )
     play.do("gh-acme_shop-418", Reject("The header has to be there in both cases."), APPROVER, 120)
-    play.create("flaky-clock-test", "test_clock fails around midnight", "See the nightly runs of last week.",
-                ["The test passes at any time of day.", "It takes no longer than before."])  # fmt: skip
+    play.create(
+        "flaky-clock-test",
+        "test_clock fails around midnight",
+        "See the nightly runs of last week.",
+        ["The test passes at any time of day.", "It takes no longer than before."],
+    )
     for n in (1, 2):
-        play.work("flaky-clock-test", decision="reject", issues=(
-            issue(1, "AC-1", ("OP-2",), "major", "The time zone is still taken from the machine."),
-        ))  # fmt: skip
+        play.work(
+            "flaky-clock-test",
+            decision="reject",
+            issues=(issue(1, "AC-1", ("OP-2",), "major", "The time zone is still taken from the machine."),),
+        )
         play.do("flaky-clock-test", Reject(f"Same as before: it fails with TZ=Asia/Tokyo ({n})."), "bob", 60)
-    play.create("tg-n100200-31", "kannst du bitte die Preise im Footer aktualisieren?", "kannst du bitte die Preise im Footer aktualisieren? danke!",
-                ["kannst du bitte die Preise im Footer aktualisieren?"], source="telegram", chat_id=-100200, message_id=31)  # fmt: skip
-    play.create("xcode-7d1f0a52", "Build 1204 of Shop iOS failed", "Archive failed: signing certificate has expired.",
-                ["The archive step succeeds."], source="xcode")  # fmt: skip
+    play.create(
+        "tg-n100200-31",
+        "kannst du bitte die Preise im Footer aktualisieren?",
+        "kannst du bitte die Preise im Footer aktualisieren? danke!",
+        ["kannst du bitte die Preise im Footer aktualisieren?"],
+        source="telegram",
+        chat_id=-100200,
+        message_id=31,
+    )
+    play.create(
+        "xcode-7d1f0a52",
+        "Build 1204 of Shop iOS failed",
+        "Archive failed: signing certificate has expired.",
+        ["The archive step succeeds."],
+        source="xcode",
+    )
     play.do("xcode-7d1f0a52", Reject("The certificate was renewed by hand: nothing to do."), APPROVER, 30)
-    play.create("backlog-77", "Describe the retry policy in the README", "Imported from the backlog.",
-                ["The README says how often and how long is retried."], source="import")  # fmt: skip
+    play.create(
+        "backlog-77",
+        "Describe the retry policy in the README",
+        "Imported from the backlog.",
+        ["The README says how often and how long is retried."],
+        source="import",
+    )
     play.dispatch("backlog-77")
     play.ack("backlog-77")
-    play.do("backlog-77", EndAttempt(play.dispatch_id("backlog-77"), "executor_failed", "exit code 137: killed"), "dispatcher", 90)
-    play.create("unlock-me", "Cache the price list for a minute", "The price list is read on every request.",
-                ["A second request within a minute reads nothing."])  # fmt: skip
-    for n in (1, 2):
-        play.work("unlock-me", decision="reject", issues=(issue(1, "AC-1", ("OP-2",), "major", "The cache is never filled."),))
+    play.do(
+        "backlog-77",
+        EndAttempt(play.dispatch_id("backlog-77"), "executor_failed", "exit code 137: killed"),
+        "dispatcher",
+        90,
+    )
+    play.create(
+        "unlock-me",
+        "Cache the price list for a minute",
+        "The price list is read on every request.",
+        ["A second request within a minute reads nothing."],
+    )
+    for _ in range(2):
+        play.work(
+            "unlock-me", decision="reject", issues=(issue(1, "AC-1", ("OP-2",), "major", "The cache is never filled."),)
+        )
         play.do("unlock-me", Reject("It still reads each time."), "bob", 20)
     play.do("unlock-me", Unlock("The executor had an old checkout; that is mended."), APPROVER, 60)
     _at_the_gate(play)
-    play.create("locale-dates", "Show dates in the reader's locale", "Dates are American for everybody.", ["Dates follow the browser's locale."])
-    play.work("locale-dates", decision="reject", issues=(
-        issue(1, "AC-1", ("OP-2", "OP-3"), "major", "The export uses the server's locale, not the reader's."),
-    ))  # fmt: skip
+    play.create(
+        "locale-dates",
+        "Show dates in the reader's locale",
+        "Dates are American for everybody.",
+        ["Dates follow the browser's locale."],
+    )
+    play.work(
+        "locale-dates",
+        decision="reject",
+        issues=(issue(1, "AC-1", ("OP-2", "OP-3"), "major", "The export uses the server's locale, not the reader's."),),
+    )
     _at_work(play, end)
-    play.create("dark-mode-mail", "Mails are unreadable in dark mode", "Grey on black in most clients.",
-                ["Text has a contrast of at least 4.5 in both modes."], scope=("mail/**",))  # fmt: skip
+    play.create(
+        "dark-mode-mail",
+        "Mails are unreadable in dark mode",
+        "Grey on black in most clients.",
+        ["Text has a contrast of at least 4.5 in both modes."],
+        scope=("mail/**",),
+    )
     return play.store
 
 
@@ -317,40 +396,108 @@ def _at_the_gate(play: Playing) -> None:
     play.dispatch(task_id)
     play.ack(task_id)
     play.heartbeat(task_id, "reading src/lease")
-    play.result(task_id, LEASE_WORK[:3], LEASE_DIFF[: LEASE_DIFF.index("diff --git a/tests")], "Renewal ends when the lease is lost.")
-    play.verdict(task_id, "reject", "The first criterion holds; the third was not touched.", (
-        issue(1, "AC-3", ("OP-3",), "blocker", "There is no test: the third criterion asks for two."),
-        issue(2, "AC-2", ("OP-3",), "minor", "`join` without a time-out waits for a renewal that hangs."),
-    ))  # fmt: skip
-    own = Issue(issue_id="D-1", criterion_ref="AC-1", op_refs=("OP-3",), severity="major", text="Log the loss with the lease's id, please.")
+    play.result(
+        task_id,
+        LEASE_WORK[:3],
+        LEASE_DIFF[: LEASE_DIFF.index("diff --git a/tests")],
+        "Renewal ends when the lease is lost.",
+    )
+    play.verdict(
+        task_id,
+        "reject",
+        "The first criterion holds; the third was not touched.",
+        (
+            issue(1, "AC-3", ("OP-3",), "blocker", "There is no test: the third criterion asks for two."),
+            issue(2, "AC-2", ("OP-3",), "minor", "`join` without a time-out waits for a renewal that hangs."),
+        ),
+    )
+    own = Issue(
+        issue_id="D-1",
+        criterion_ref="AC-1",
+        op_refs=("OP-3",),
+        severity="major",
+        text="Log the loss with the lease's id, please.",
+    )
     play.do(task_id, Reject("Tests first, and see my note on logging.", issues=(own,)), APPROVER, 200)
     play.dispatch(task_id)
     play.wrong_ack(task_id)
     play.ack(task_id)
     play.heartbeat(task_id, "writing tests")
     play.heartbeat(task_id, "11 tests pass")
-    play.result(task_id, LEASE_WORK, LEASE_DIFF, "Renewal ends when the lease is lost, says so in the log, and both cases are tested with the fake clock.")
-    play.verdict(task_id, "approve", "All three criteria hold. The forwarded issues are answered in OP-3 and OP-4.", (
-        issue(1, "AC-2", ("OP-3",), "minor", "After the time-out the thread may still be alive; a line in the docstring would help."),
-    ))  # fmt: skip
+    play.result(
+        task_id,
+        LEASE_WORK,
+        LEASE_DIFF,
+        "Renewal ends when the lease is lost, says so in the log, and both cases are tested with the fake clock.",
+    )
+    play.verdict(
+        task_id,
+        "approve",
+        "All three criteria hold. The forwarded issues are answered in OP-3 and OP-4.",
+        (
+            issue(
+                1,
+                "AC-2",
+                ("OP-3",),
+                "minor",
+                "After the time-out the thread may still be alive: say so in the docstring.",
+            ),
+        ),
+    )
 
 
 def _at_work(play: Playing, end: float) -> None:
     """Three attempts under way: one healthy, one silent, one in review."""
-    play.create("paginate-orders", "Page the order list", "It loads 40,000 rows.", ["The list shows 100 orders a page.", "Pages have links that can be shared."], scope=("web/**",))
-    play.create("retry-after", "Honour Retry-After of the payment gateway", "We hammer it after a 429.", ["A 429 is retried no earlier than Retry-After says."])
-    play.create("mypy-strict", "mypy --strict for the billing package", "", ["mypy --strict passes on billing/."], scope=("billing/**",))
+    play.create(
+        "paginate-orders",
+        "Page the order list",
+        "It loads 40,000 rows.",
+        ["The list shows 100 orders a page.", "Pages have links that can be shared."],
+        scope=("web/**",),
+    )
+    play.create(
+        "retry-after",
+        "Honour Retry-After of the payment gateway",
+        "We hammer it after a 429.",
+        ["A 429 is retried no earlier than Retry-After says."],
+    )
+    play.create(
+        "mypy-strict",
+        "mypy --strict for the billing package",
+        "",
+        ["mypy --strict passes on billing/."],
+        scope=("billing/**",),
+    )
     play.now = max(play.now, end - 200)
     play.dispatch("retry-after", "openclaw", "claude")
     play.ack("retry-after", "openclaw-7")
     silent_since = rfc3339(play.now)
     play.dispatch("mypy-strict")
     play.ack("mypy-strict")
-    play.result("mypy-strict", [("edit", "billing/tax.py", "", None, ("AC-1",)), ("run", "mypy --strict billing", "Success: no issues found", 0, ("AC-1",))], "", "Strict now.")
+    play.result(
+        "mypy-strict",
+        [
+            ("edit", "billing/tax.py", "", None, ("AC-1",)),
+            ("run", "mypy --strict billing", "Success: no issues found", 0, ("AC-1",)),
+        ],
+        "",
+        "Strict now.",
+    )
     play.now = max(play.now, end - 60)
     play.dispatch("paginate-orders")
     play.ack("paginate-orders")
     play.heartbeat("paginate-orders", "reading web/orders.ts")
     play.do("retry-after", WarnOfSilence(play.dispatch_id("retry-after"), silent_since), "watchdog", 10)
     play.heartbeat("paginate-orders", "3 of 5 files done")
-    play.store.note(Draft("auth_denied", "anonymous", {"address": "127.0.0.1", "route": "/api/tasks/{task_id}/approve", "count": 3, "codes": {"unauthenticated": 3}}))
+    play.store.note(
+        Draft(
+            "auth_denied",
+            "anonymous",
+            {
+                "address": "127.0.0.1",
+                "route": "/api/tasks/{task_id}/approve",
+                "count": 3,
+                "codes": {"unauthenticated": 3},
+            },
+        )
+    )

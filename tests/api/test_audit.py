@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.audit import Filter, page
+from api.audit import SCAN_LINES, Filter, page
 from audit.event import Draft
 from audit.stamp import Clock
+from ssot.intents import Create
 from ssot.store import Store
 from tests.api.scene import api, at_stage, task
 
@@ -84,15 +85,13 @@ async def test_a_parameter_that_cannot_be_used_is_named(home: Path, store: Store
 
 @pytest.mark.slow
 def test_one_request_looks_at_a_bounded_number_of_lines_and_says_where_to_go_on(home: Path, store: Store) -> None:
-    from api import audit
-    from ssot.intents import Create
 
-    store.commit_many([(f"T-{n}", Create(request_text="x")) for n in range(audit.SCAN_LINES + 10)], actor="tests")
+    store.commit_many([(f"T-{n}", Create(request_text="x")) for n in range(SCAN_LINES + 10)], actor="tests")
     store.note(Draft("alert", "tests", {"what": "here"}))
     folder, last = store.audit_folder, store.last_seq()
     empty = page(folder, last, Filter(type="alert"))
-    assert empty == b'{"events":[],"next_after":%d}' % audit.SCAN_LINES
-    assert b'"alert"' in page(folder, last, Filter(type="alert", after=audit.SCAN_LINES))
+    assert empty == b'{"events":[],"next_after":%d}' % SCAN_LINES
+    assert b'"alert"' in page(folder, last, Filter(type="alert", after=SCAN_LINES))
 
 
 async def test_an_edited_log_is_a_503(home: Path, store: Store) -> None:

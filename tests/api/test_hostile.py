@@ -19,9 +19,11 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 from starlette.requests import Request
 
-from api.bodies import BodyLimits, idempotency_key, read_body
+from api.bodies import BodyLimits, idempotency_key, parse_body, read_body
+from api.messages import RejectBody
 from api.problems import Problem
 from ssot.store import Store
+from ssot.task import Invalid
 from tests.api.running import server
 from tests.api.scene import api, at_stage, bearer, post
 
@@ -45,9 +47,6 @@ async def test_no_hostile_json_is_taken_or_breaks_anything(home: Path, store: St
 @given(raw=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789eE+-.\\uNan ', max_size=200).map(str.encode))
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_bytes_make_a_parser_fail_otherwise(raw: bytes) -> None:
-    from api.bodies import parse_body
-    from api.messages import RejectBody
-    from ssot.task import Invalid
 
     with pytest.raises(Invalid):
         parse_body(RejectBody, raw)

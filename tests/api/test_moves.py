@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from api import examples
+from api.app import create_app
+from ssot.intents import EndAttempt
 from ssot.settings import Settings
 from ssot.store import Store
 from tests.api.scene import (
@@ -23,8 +25,10 @@ from tests.api.scene import (
     at_stage,
     bearer,
     bring_to,
+    client_of,
     dispatched,
     event_types,
+    lifespan,
     locked,
     post,
     task,
@@ -170,7 +174,6 @@ async def test_an_attempt_that_came_inside_a_file_cannot_be_approved(home: Path,
 
 
 async def test_a_message_to_an_attempt_that_ended_is_a_409(home: Path, store: Store) -> None:
-    from ssot.intents import EndAttempt
 
     at_stage(store, "acknowledged")
     store.commit(TASK_ID, EndAttempt(examples.DISPATCH_ID, "orphaned"), actor="watchdog")
@@ -395,8 +398,6 @@ async def test_roles_are_asked_for(home: Path, store: Store) -> None:
 
 
 async def test_without_a_secret_nothing_is_open(home: Path, store: Store) -> None:
-    from api.app import create_app
-    from tests.api.scene import client_of, lifespan
 
     at_stage(store, "needs_review")
     door = create_app(Settings(home=home, jwt_secret=None, _env_file=None))

@@ -12,7 +12,7 @@ import pytest
 from api.messages import TaskDetail
 from ssot.store import Store
 from ssot.task import parse_part, review_digest
-from tests.api.scene import TASK_ID, api, at_stage, post, task
+from tests.api.scene import AS_APPROVER, TASK_ID, api, at_stage, post, task
 
 
 async def test_the_list_is_ordered_and_paged(home: Path, store: Store) -> None:
@@ -84,7 +84,8 @@ async def test_the_detail_is_the_document_with_its_review_digest(home: Path, sto
     async with api(home) as client:
         answer = await client.get(f"/api/tasks/{TASK_ID}")
     body = answer.json()
-    assert body["review_digest"] == review_digest(store.task(TASK_ID)) != None  # noqa: E711
+    assert body["review_digest"] is not None
+    assert body["review_digest"] == review_digest(store.task(TASK_ID))
     assert {k: v for k, v in body.items() if k != "review_digest"} == json.loads(store.document(TASK_ID) or b"")
     parse_part(TaskDetail, answer.content)
 
@@ -130,15 +131,9 @@ async def test_what_is_no_task_is_a_404(home: Path, store: Store, task_id: str) 
 async def test_a_trailing_newline_in_a_path_decides_nothing(home: Path, store: Store) -> None:
     at_stage(store, "needs_review")
     async with api(home) as client:
-        answer = await client.post(f"/api/tasks/{TASK_ID}/approve%0a", headers={**_as_approver()})
+        answer = await client.post(f"/api/tasks/{TASK_ID}/approve%0a", headers=AS_APPROVER)
     assert answer.status_code == 404
     assert store.task(TASK_ID).status == "needs_review"
-
-
-def _as_approver() -> dict[str, str]:
-    from tests.api.scene import AS_APPROVER
-
-    return AS_APPROVER
 
 
 async def test_a_decision_on_one_replica_is_read_on_the_other_at_once(home: Path, store: Store) -> None:

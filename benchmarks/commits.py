@@ -1,0 +1,109 @@
+"""Durable approvals by 4 processes, in turns with the machine's own pair: append and sync, write aside and replace."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from audit.log import verify
+from benchmarks import Row, at_least, at_most, bulk, for_information, places
+from ssot import intents
+from ssot.store import Store
+from tests.faults import world
+
+PROCESSES = 4
+LINE, DOCUMENT = b"x" * 900 + b"\n", b"y" * 3900
+"""As long as an approval's line and its document."""
+
+
+def run(quick: bool) -> list[Row]:
+    """About 40 s; quick about 10 s."""
+    rounds, each = (3, 100) if quick else (7, 400)
+    ours, raw, locked = list[float](), list[float](), list[float]()
+    with places.folder("commits") as folder:
+        home = folder / "home"
+        bulk.make_workspace(home, rounds * PROCESSES * each, 0)
+        Store.open(home, source="kircerta/bench").save_checkpoint()
+        for turn in range(rounds):
+            raw.append(together(append_and_replace, folder / f"raw-{turn}", each, False))
+            ours.append(together(approve, home, each, turn))
+            locked.append(together(append_and_replace, folder / f"locked-{turn}", each, True))
+        lost, problem = _lost(home, rounds * PROCESSES * each)
+    ratio = statistics.median(a / b for a, b in zip(ours, raw, strict=True))
+    under_lock = statistics.median(a / b for a, b in zip(ours, locked, strict=True))
+    rate = statistics.median(ours)
+    return [
+        at_least("approvals through the store, 4 processes", rate, "1/s",
+                 f"raw pair, 4 processes at once, {statistics.median(raw):,.0f}/s", ratio, 0.5),
+        for_information("the same", rate, "1/s",
+                        f"raw pair, 4 processes under one lock, {statistics.median(locked):,.0f}/s", under_lock),
+        at_most("commits lost", lost, "", "", lost, 0),
+        at_most("other problems: chain, replay, files", problem, "", "", problem, 0),
+    ]  # fmt: skip
+
+
+def together(work: Callable[..., None], where: Path, each: int, more: Any) -> float:
+    """Let 4 processes do something `each` times at once; gives how often a second all of them did it."""
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(PROCESSES + 1)
+    workers = [
+        context.Process(target=work, args=(where, number, each, gate, more), daemon=True) for number in range(PROCESSES)
+    ]
+    for worker in workers:
+        worker.start()
+    gate.wait(timeout=120)
+    begin = time.perf_counter()
+    gate.wait(timeout=600)
+    lasted = time.perf_counter() - begin
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    return PROCESSES * each / lasted
+
+
+def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, under_lock: bool) -> None:
+    """The machine's own pair: one shared log, appended to and synced; one file each time, written aside, synced, moved."""
+    folder.mkdir(exist_ok=True)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    gate.wait()
+    for turn in range(each):
+        if under_lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        os.write(log, LINE)
+        os.fdatasync(log)
+        aside = folder / f".{number}.tmp"
+        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        os.write(file, DOCUMENT)
+        os.fsync(file)
+        os.close(file)
+        os.rename(aside, folder / f"{number}-{turn}")
+        if under_lock:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    gate.wait()
+
+
+def approve(home: Path, number: int, each: int, gate: Barrier, turn: int) -> None:
+    store = Store.open(home, source="kircerta/bench", scan=False)
+    first = (turn * PROCESSES + number) * each
+    gate.wait()
+    for task in range(first, first + each):
+        store.commit(f"T-{task:06}", intents.Approve("fine"), actor="alice")
+    gate.wait()
+
+
+def _lost(home: Path, expected: int) -> tuple[int, int]:
+    problems = world.problems(home, [])
+    for line in problems[:5]:
+        sys.stderr.write(f"commits: {line}\n")
+    store = Store.open(home, source="kircerta/bench")
+    assert verify(home / "audit").problem is None
+    return expected - store.view.counts().get("approved", 0), len(problems)

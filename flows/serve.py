@@ -1,0 +1,104 @@
+"""The deployments: what the Prefect UI can start, with forms and schedules. Runs start in subprocesses, within seconds.
+
+For everything that has to be quick there is the dispatcher, which calls the same flows in its own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from flows.server import use_environment
+from flows.workspace import home_tag
+from ssot.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+NAME: Final = "kircerta"
+_EVERY: Final = timedelta(minutes=1)
+_SCHEDULED: Final = frozenset({"dispatch_pending", "watchdog"})
+_TAGS: Final[dict[str, str]] = {
+    "dispatch_task": "dispatch",
+    "dispatch_pending": "dispatch",
+    "redispatch": "decision",
+    "close_task": "decision",
+    "watchdog": "watch",
+}
+
+
+async def deployments(settings: Settings) -> list[RunnerDeployment]:
+    """One deployment a flow. Those with a schedule have it switched off: people switch it on in the UI."""
+    from prefect.flows import EntrypointType
+    from prefect.schedules import Schedule
+
+    name = await _free_name(settings)
+    known = await _known(name)
+    made = []
+    for flow in all_flows():
+        is_new = flow.name in _SCHEDULED and flow.name not in known
+        # Only a new deployment gets its schedule: switched on by a person, it stays on.
+        schedules = [Schedule(interval=_EVERY, active=False)] if is_new else None
+        made.append(
+            await flow.ato_deployment(
+                name=name,
+                description=flow.description,
+                tags=["kircerta", home_tag(settings.home), _TAGS[flow.name]],
+                schedules=schedules,
+                # By module, not by path: a path would load the file a second time, and put flows/ on sys.path.
+                entrypoint_type=EntrypointType.MODULE_PATH,
+                version="1",
+            )
+        )
+    return made
+
+
+async def _free_name(settings: Settings) -> str:
+    """The deployments' name: with the workspace's digest where another workspace on the same server has the plain one."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    own = home_tag(settings.home)
+    async with get_client() as client:
+        try:
+            found = await client.read_deployment_by_name(f"dispatch_task/{NAME}")
+        except ObjectNotFound:
+            return NAME
+    return NAME if own in found.tags else f"{NAME}-{own.removeprefix('home:')}"
+
+
+async def _known(name: str) -> set[str]:
+    """The flows that have a deployment of that name already."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    known = set()
+    async with get_client() as client:
+        for flow in sorted(_SCHEDULED):
+            with suppress(ObjectNotFound):
+                await client.read_deployment_by_name(f"{flow}/{name}")
+                known.add(flow)
+    return known
+
+
+def all_flows() -> list[Any]:
+    """Every flow that is served."""
+    from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
+    from flows.watchdog import watchdog
+
+    return [dispatch_task, dispatch_pending, redispatch, close_task, watchdog]
+
+
+def serve_deployments(settings: Settings) -> None:
+    """Serve all deployments until SIGTERM or Ctrl-C. The environment tells their runs which workspace is meant."""
+    use_environment(settings)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    from prefect import aserve
+
+    # Schedules stay as people set them: they are not paused because this process ends.
+    await aserve(*await deployments(settings), pause_on_shutdown=False, print_starting_message=False)
