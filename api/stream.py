@@ -59,9 +59,9 @@ _HEADERS: Final = [
 ]
 _ABOUT: Final = (
     "Each message's `data` is a line of the log as it stands in the file; its `id` is `<seq>.<8 hex>`, the first "
-    "digits of the line's sha256. `Last-Event-ID` resumes behind an id with nothing missing and nothing twice; an id that the "
-    "log does not know (any more) gets one `event: reset` and then what comes. Without an id, and without `after`, the "
-    "stream starts now. It ends with its token; who does not read is cut off, and resumes."
+    "digits of the line's sha256. `Last-Event-ID` resumes behind an id with nothing missing and nothing twice; an id "
+    "that the log does not know (any more) gets one `event: reset` and then what comes. Without an id, and without "
+    "`after`, the stream starts now. It ends with its token; who does not read is cut off, and resumes."
 )
 _TEXT: Final = {"type": "string"}
 _PARAMETERS: Final = (

@@ -109,7 +109,7 @@ def _run(
     left = [task_id for task_id in ids if task_id not in refused]
     deadline = time.monotonic() + timeout if timeout is not None else None
     if served:
-        outcomes = _leave_to_others(work, left, order, wait, deadline)
+        outcomes = leave_to_others(work, left, order, wait, deadline)
     else:
         with _bounded(timeout):
             outcomes = run_here(work, left, order, wait=wait, progress=_Teller())
@@ -150,9 +150,7 @@ def _commit(work: Workspace, task_id: str, order: Order) -> str:
 # ----------------------------------------------------------------------------------- served by others
 
 
-def _leave_to_others(
-    work: Workspace, ids: list[str], order: Order, wait: Wait, deadline: float | None
-) -> list[Outcome]:
+def leave_to_others(work: Workspace, ids: list[str], order: Order, wait: Wait, deadline: float | None) -> list[Outcome]:
     """Log the dispatches and follow the log. Should the dispatcher die and stay away, its work is done here."""
     from flows.here import run_here
     from flows.pipeline import RESUME

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import workspace
+from cli.failures import WrongUse
 from cli.screen import Json, put_json, say
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def api(
 def serve() -> None:
     """Serve the deployments to a Prefect server: for schedules, and for starts from its UI. Needs PREFECT_API_URL."""
     given = workspace.settings()
+    if given.prefect_api_url is None:
+        raise WrongUse("PREFECT_API_URL is not set: there is no server to serve deployments to (`kircerta up` has one)")
     from flows.serve import serve_deployments
 
     serve_deployments(given)
@@ -47,8 +50,12 @@ def dispatcher() -> None:
     """Follow the log and run what it asks for: dispatches, what follows a decision, the watchdog. One a workspace."""
     given = workspace.settings()
     from flows.dispatcher import run_dispatcher
+    from flows.presence import AlreadyRunning
 
-    raise typer.Exit(run_dispatcher(given))
+    try:
+        run_dispatcher(given)
+    except AlreadyRunning as error:
+        raise WrongUse(str(error)) from None
 
 
 @flows.command(epilog="Example: kircerta flows watchdog")

@@ -7,6 +7,7 @@ Prefect UI shows and filters by. A run's state is never the truth: every flow as
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -25,10 +26,9 @@ from audit.files import Busy
 from flows import exhibits, pipeline
 from flows.agents.registry import BadAgentsFile, UnknownAgent
 from flows.outcome import Outcome
-from flows.pipeline import Order, Steps, take_to_gate, waits_for_us
+from flows.pipeline import RESUME, Order, Steps, again, take_to_gate, waits_for_us
 from flows.work import see_task
 from flows.workspace import Workspace, current, home_tag
-from ssot.rules import forwarded_issues
 from ssot.store import Refused
 from ssot.task import Task, review_digest
 
@@ -49,6 +49,7 @@ AgentName = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}$",
     ),
 ]
+_LOG: Final = logging.getLogger("kircerta.flows")
 _RETRY_AFTER_S: Final = [0.2, 0.5, 1.0, 2.0]
 _PROGRESS_S: Final = 2.0
 
@@ -129,14 +130,21 @@ STEPS: Final = Steps(
 
 
 @flow(name="dispatch_task", flow_run_name="{task_id}", persist_result=False)
-async def dispatch_task(task_id: TaskId, executor: AgentName = "fake", reviewer: AgentName = "fake") -> State[Any]:
+async def dispatch_task(
+    task_id: TaskId,
+    executor: AgentName = "fake",
+    reviewer: AgentName = "fake",
+    begin: Annotated[
+        bool, Field(title="Begin", description="Whether a new attempt may be begun. Off: only go on with an open one.")
+    ] = True,
+) -> State[Any]:
     """Take one task to the gate: dispatch, ACK, echo check, execution, result check, review, verdict check.
 
     An attempt that is open already is gone on with, by its own agents; a second dispatch is never made. The run ends
     in `NeedsReview` when a person has the next word, `Waiting` when a remote agent has it, or in the name of what
     went wrong: `AckTimeout`, `ExecutorFailed`, `ResultRefused`, `ReviewerFailed` and the like.
     """
-    return await _one_dispatch(task_id, lambda found: Order(executor, reviewer))
+    return await _one_dispatch(task_id, lambda found: Order(executor, reviewer) if begin else RESUME)
 
 
 @flow(name="redispatch", flow_run_name="{task_id} again", persist_result=False)
@@ -194,14 +202,6 @@ async def dispatch_pending(
 # ------------------------------------------------------------------------------------------------- one task
 
 
-def again(found: Task) -> Order:
-    """The order that follows a rejection: the agents of the rejected attempt, and its issues verbatim."""
-    dispatch = found.current.dispatch if found.current else None
-    if dispatch is None:
-        return Order(of=())
-    return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=("rejected",))
-
-
 async def _one_dispatch(task_id: str, order_for: Callable[[Task], Order]) -> State[Any]:
     began.get()()
     workspace = current()
@@ -242,7 +242,10 @@ async def _exhibit(workspace: Workspace, outcome: Outcome) -> None:
     """Show the attempt in the run: the link, the criteria, the diff, the verdict."""
     page = await asyncio.to_thread(_page, workspace, outcome)
     description = f"{outcome.task_id}: {outcome.name}"
-    await acreate_markdown_artifact(page, key=exhibits.key_of(outcome.task_id), description=description)
+    try:
+        await acreate_markdown_artifact(page, key=exhibits.key_of(outcome.task_id), description=description)
+    except Exception as error:  # a server that went away: what happened has happened all the same
+        _LOG.warning("%s is not shown: %r", outcome.task_id, error)
 
 
 def _page(workspace: Workspace, outcome: Outcome) -> str:

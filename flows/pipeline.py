@@ -21,7 +21,7 @@ from flows.outcome import WAITING, Outcome, outcome_of
 from flows.work import MAX_REFUSED, Failure, TaskMoved, Work, find_agent, monotonic_of, see_task
 from flows.workspace import Workspace
 from ssot.intents import Dispatch, EndAttempt, Intent, SendAck, SendResult, SendVerdict, TimeOutAck
-from ssot.rules import echo_difference
+from ssot.rules import echo_difference, forwarded_issues
 from ssot.states import OPEN, Stage, stage_of
 from ssot.store import Refused
 from ssot.task import AckBody, Invalid, Issue, ResultBody, Task, VerdictBody, parse_part
@@ -52,6 +52,14 @@ class Order:
 
 RESUME: Final = Order(of=())
 """Go on with what is open; begin nothing."""
+
+
+def again(found: Task) -> Order:
+    """The order that follows a rejection: the agents of the rejected attempt, and its issues verbatim."""
+    dispatch = found.current.dispatch if found.current else None
+    if dispatch is None:
+        return RESUME
+    return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=("rejected",))
 
 
 # ------------------------------------------------------------------------------------------------- hand-over

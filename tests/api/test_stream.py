@@ -350,6 +350,25 @@ async def test_a_log_that_contradicts_itself_ends_the_streams_and_refuses_new_on
             assert (refused.status, orjson.loads(refused.body)["code"]) == (503, "log_corrupt")
 
 
+async def test_a_log_that_was_mended_goes_on_without_a_gap(store: Store) -> None:
+    log = store.audit_folder / "events.jsonl"
+    first = alert(store)
+    async with streaming(store.audit_folder) as stream, Line(stream) as line:
+        alert(store, 1)
+        await line.tells(1)
+        good = log.read_bytes()
+        other = Store.open(store.home, source="kircerta/other")
+        following = [alert(other, 2).line, alert(other, 3).line]
+        other.close()
+        await line.tells(3)
+        log.write_bytes(good + following[0] + b"\nno event\n")
+        await line.ends()
+        log.write_bytes(good + b"\n".join([*following, b""]))
+        await until(lambda: stream.problem is None)
+        async with Line(stream, headers={"Last-Event-ID": first.cursor}) as resumed:
+            assert [told.seq for told in await resumed.tells(3)] == [2, 3, 4]
+
+
 # -------------------------------------------------------------------------------------------- replicas, cuts
 
 
