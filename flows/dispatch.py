@@ -32,23 +32,9 @@ from flows.workspace import Workspace, current, home_tag
 from ssot.store import Refused
 from ssot.task import Task, review_digest
 
-TaskId = Annotated[
-    str,
-    Field(
-        title="Task",
-        description="The task's id, e.g. `T-7`.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-    ),
-]
-AgentName = Annotated[
-    str,
-    Field(
-        title="Agent",
-        description="`fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with options as in "
-        "`fake:mode=slow,seconds=2`.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}$",
-    ),
-]
+TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+AgentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}$")]
+# The forms of the UI take their descriptions from the Args of the flows' docstrings.
 _LOG: Final = logging.getLogger("kircerta.flows")
 _RETRY_AFTER_S: Final = [0.2, 0.5, 1.0, 2.0]
 _PROGRESS_S: Final = 2.0
@@ -131,31 +117,41 @@ STEPS: Final = Steps(
 
 @flow(name="dispatch_task", flow_run_name="{task_id}", persist_result=False)
 async def dispatch_task(
-    task_id: TaskId,
-    executor: AgentName = "fake",
-    reviewer: AgentName = "fake",
-    begin: Annotated[
-        bool, Field(title="Begin", description="Whether a new attempt may be begun. Off: only go on with an open one.")
-    ] = True,
+    task_id: TaskId, executor: AgentName = "fake", reviewer: AgentName = "fake", begin: bool = True
 ) -> State[Any]:
     """Take one task to the gate: dispatch, ACK, echo check, execution, result check, review, verdict check.
 
     An attempt that is open already is gone on with, by its own agents; a second dispatch is never made. The run ends
     in `NeedsReview` when a person has the next word, `Waiting` when a remote agent has it, or in the name of what
     went wrong: `AckTimeout`, `ExecutorFailed`, `ResultRefused`, `ReviewerFailed` and the like.
+
+    Args:
+        task_id: The task's id, e.g. `T-7`.
+        executor: Who does the work: `fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with
+            options as in `fake:mode=slow,seconds=2`.
+        reviewer: Who judges the result, named in the same way.
+        begin: Whether a new attempt may be begun. Off: only go on with an open one.
     """
     return await _one_dispatch(task_id, lambda found: Order(executor, reviewer) if begin else RESUME)
 
 
 @flow(name="redispatch", flow_run_name="{task_id} again", persist_result=False)
 async def redispatch(task_id: TaskId) -> State[Any]:
-    """Begin the next attempt of a rejected task: the same agents, and the issues of the rejected attempt verbatim."""
+    """Begin the next attempt of a rejected task: the same agents, and the issues of the rejected attempt verbatim.
+
+    Args:
+        task_id: The task's id, e.g. `T-7`.
+    """
     return await _one_dispatch(task_id, again)
 
 
 @flow(name="close_task", flow_run_name="{task_id} closed", persist_result=False)
 async def close_task(task_id: TaskId) -> State[Any]:
-    """Put together what an approved task went through. The task itself is left as it is."""
+    """Put together what an approved task went through. The task itself is left as it is.
+
+    Args:
+        task_id: The task's id, e.g. `T-7`.
+    """
     began.get()()
     workspace = current()
     found = await asyncio.to_thread(see_task, workspace, task_id)
@@ -169,25 +165,24 @@ async def close_task(task_id: TaskId) -> State[Any]:
 
 @flow(name="dispatch_pending", persist_result=False)
 async def dispatch_pending(
-    limit: Annotated[
-        int, Field(title="At most", description="How many tasks to take, oldest first.", ge=1, le=10_000)
-    ] = 100,
-    concurrency: Annotated[
-        int, Field(title="At once", description="How many of them are under way at the same time.", ge=1, le=64)
-    ] = 4,
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 100,
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4,
     executor: AgentName = "fake",
     reviewer: AgentName = "fake",
-    retry_ended: Annotated[
-        bool,
-        Field(
-            title="Ended ones too", description="Whether tasks whose last attempt stopped midway are dispatched again."
-        ),
-    ] = False,
+    retry_ended: bool = False,
 ) -> State[Any]:
     """Take all pending tasks to the gate, in one run.
 
     Attempts that a dead process left open are gone on with first. Items that were imported as finished or as drafts
     are passed by.
+
+    Args:
+        limit: How many tasks to take at most, oldest first.
+        concurrency: How many of them are under way at the same time.
+        executor: Who does the work: `fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with
+            options as in `fake:mode=slow,seconds=2`.
+        reviewer: Who judges the results, named in the same way.
+        retry_ended: Whether tasks whose last attempt stopped midway are dispatched again, too.
     """
     began.get()()
     workspace = current()

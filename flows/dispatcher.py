@@ -314,6 +314,8 @@ def run_dispatcher(settings: Settings) -> None:
     lock = become_dispatcher(settings.home)
     try:
         use_environment(settings)
+        # A server that hangs: with the usual 5 retries a finished run would hold its place for a minute.
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
         workspace = Workspace.open(settings, SOURCE)
         over = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -91,6 +91,7 @@ def test_a_stale_digest_is_told_and_asked_about_again(site: Site, store: Store, 
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Approve").click()
     expect(dialog).to_contain_text("It is attempt 2 now, no longer attempt 1.")
+    expect(dialog.get_by_role("heading")).to_have_text("Approve attempt 2")
     store.refresh()
     assert store.task(TASK_ID).status == "needs_review"
     dialog.get_by_role("button", name="Approve what stands now").click()

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from api import examples
 from ssot import diff
-from ssot.intents import Create, Dispatch, SendAck, SendHeartbeat, WarnOfSilence
+from ssot.intents import Create, Dispatch, SendAck, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
 from ssot.store import Refused, Store
-from ssot.task import AckBody, Criterion, Echo
-from tests.api.scene import TASK_ID, at_stage, bring_to
+from ssot.task import AckBody, Criterion, Echo, ResultBody, VerdictBody
+from tests.api.scene import EXECUTOR, REVIEWER, TASK_ID, at_stage, bring_to, part
 from tests.browser.conftest import Site, Windows, live
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "data" / "07_diffs_and_worklogs"
@@ -157,3 +158,32 @@ def test_a_diff_of_many_lines_is_folded_and_drawn_in_parts(site: Site, store: St
         }"""
     )
     assert lines == [1500, 3000]
+
+
+def test_a_long_work_log_is_drawn_on_demand_and_still_led_to(site: Site, store: Store, windows: Windows) -> None:
+    at_stage(store, "acknowledged", dispatch_id="d-1")
+    one = part(ResultBody, examples.RESULT, dispatch_id="d-1")
+    work = tuple(one.work_log[0].model_copy(update={"op_id": f"OP-{number}"}) for number in range(1, 1001))
+    store.commit(TASK_ID, SendResult(one.model_copy(update={"work_log": work})), actor=EXECUTOR)
+    issue = {**examples.VERDICT["issues"][0], "op_refs": ["OP-999"]}
+    verdict = part(VerdictBody, examples.VERDICT, dispatch_id="d-1", issues=[issue])
+    store.commit(TASK_ID, SendVerdict(verdict), actor=REVIEWER)
+    site.start()
+    page = windows.open(f"/#/tasks/{TASK_ID}")
+    expect(page.locator(".worklog tbody tr")).to_have_count(300)
+    page.locator(".issue .jump", has_text="OP-999").click()
+    expect(page.locator("tr:focus th")).to_have_text("OP-999")
+
+
+def test_a_time_of_creation_in_the_future_hides_nothing(site: Site, store: Store, windows: Windows) -> None:
+    store.commit("ahead", Create("x", created_at="2099-01-01T00:00:00Z"), actor="tests")
+    site.start()
+    page = windows.open("/#/tasks/ahead")
+    expect(page.locator(".timeline li")).to_have_count(1)
+
+
+def test_marks_piled_up_on_a_letter_are_counted(site: Site, store: Store, windows: Windows) -> None:
+    store.commit("marks", Create("Z" + "\u0301" * 300 + "algo"), actor="tests")
+    site.start()
+    page = windows.open("/#/tasks/marks")
+    assert page.locator('[data-section="request"] .prose').inner_text() == "Z" + "\u0301" * 6 + "‹+294 marks›algo"

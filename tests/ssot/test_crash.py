@@ -42,9 +42,14 @@ def run(children: ForkServerContext, target: object, *arguments: object) -> int:
     return code
 
 
-@pytest.fixture(
-    scope="module", params=["create", "reject and lock", "long texts", "adopt", "many", "rotate", "recover"]
-)
+SCENARIOS = [
+    "reject and lock",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("create", "long texts", "adopt")),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("many", "rotate", "recover")),
+]
+
+
+@pytest.fixture(scope="module", params=SCENARIOS)
 def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A scenario, and a workspace as it stands before the commit that is cut short."""
     scenario = request.param

@@ -412,6 +412,7 @@ def test_an_unreadable_moment_does_not_lose_events(tmp_path: Path) -> None:
     big = tuple(builders.Criterion(id=f"A-{n}", text="x" * 900) for n in range(100))
     Walk(one, "T-2").create(acceptance_criteria=big)
     Walk(one, "T-3").create()
+    task_path(tmp_path, "T-2").unlink()  # else it is taken from there
     (tmp_path / "aside").mkdir()
     blobs = tmp_path / "ssot" / "blobs"
     blobs.rename(tmp_path / "aside" / "blobs")
