@@ -70,7 +70,7 @@ def together(work: Callable[..., None], where: Path, each: int, more: Any) -> fl
 
 
 def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, under_lock: bool) -> None:
-    """The machine's own pair: one shared log, appended to and synced; one file each time, written aside, synced, moved."""
+    """The machine's own pair: append to one shared log and sync; write a file aside, sync it, move it into place."""
     folder.mkdir(exist_ok=True)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)

@@ -247,4 +247,4 @@ class TestAFewHistories(Workspace.TestCase):  # type: ignore[misc, valid-type]
 
 @pytest.mark.slow
 class TestManyHistories(Workspace.TestCase):  # type: ignore[misc, valid-type]
-    settings = settings(max_examples=1000, stateful_step_count=50, deadline=None, suppress_health_check=_QUIET)
+    settings = settings(max_examples=400, stateful_step_count=50, deadline=None, suppress_health_check=_QUIET)
