@@ -96,20 +96,24 @@ def _opened(run: _Step) -> _Step:
     return hand_over
 
 
-async def _hand_over(arguments: tuple[Workspace, str, Order]) -> Any:
-    return await pipeline.hand_over(*arguments)
+def as_tasks(steps: Steps) -> Steps:
+    """Steps as Prefect tasks."""
+
+    async def hand_over(arguments: tuple[Workspace, str, Order]) -> Any:
+        return await steps.hand_over(*arguments)
+
+    return Steps(
+        hand_over=_opened(_committing(hand_over, "dispatch")),
+        receive_ack=_listening(steps.receive_ack, "ack"),
+        check_echo=_committing(steps.check_echo, "echo check"),
+        execute=_listening(steps.execute, "execution"),
+        check_result=_committing(steps.check_result, "result check"),
+        review=_listening(steps.review, "review"),
+        check_verdict=_committing(steps.check_verdict, "verdict check"),
+    )
 
 
-STEPS: Final = Steps(
-    hand_over=_opened(_committing(_hand_over, "dispatch")),
-    receive_ack=_listening(pipeline.receive_ack, "ack"),
-    check_echo=_committing(pipeline.check_echo, "echo check"),
-    execute=_listening(pipeline.execute, "execution"),
-    check_result=_committing(pipeline.check_result, "result check"),
-    review=_listening(pipeline.review, "review"),
-    check_verdict=_committing(pipeline.check_verdict, "verdict check"),
-)
-"""The steps as Prefect tasks."""
+STEPS: Final = as_tasks(pipeline.PLAIN)
 
 
 # --------------------------------------------------------------------------------------------------- flows
@@ -188,10 +192,7 @@ async def dispatch_pending(
     workspace = current()
     order = Order(executor, reviewer)
     task_ids = await asyncio.to_thread(candidates, workspace, limit, retry_ended=retry_ended)
-    outcomes = await _all(workspace, task_ids, order, concurrency)
-    page = exhibits.outcomes_page(outcomes, workspace.settings.api_url)
-    await acreate_markdown_artifact(page, key="dispatch-pending", description="Where the tasks of this run stand")
-    return _state_of_all(outcomes)
+    return _state_of_all(await take_all(workspace, task_ids, order, concurrency))
 
 
 # ------------------------------------------------------------------------------------------------- one task
@@ -276,27 +277,33 @@ def candidates(workspace: Workspace, limit: int, *, retry_ended: bool = False) -
     return [*open_ones, *store.pending(), *(sorted(ended) if retry_ended else ())][:limit]
 
 
-async def _all(workspace: Workspace, task_ids: list[str], order: Order, concurrency: int) -> list[Outcome]:
+async def take_all(
+    workspace: Workspace, task_ids: list[str], order: Order, concurrency: int, steps: Steps = STEPS
+) -> list[Outcome]:
+    """Take many tasks to the gate inside the run of this moment, and show where they stand."""
     slots = asyncio.Semaphore(concurrency)
     progress = _Progress(len(task_ids))
 
     async def one(task_id: str) -> Outcome:
         async with slots:
-            outcome = await _guarded(workspace, task_id, order)
+            outcome = await _guarded(workspace, task_id, order, steps)
         progress.count()
         return outcome
 
     showing = asyncio.create_task(progress.show())
     try:
-        return await asyncio.gather(*(one(task_id) for task_id in task_ids))
+        outcomes = await asyncio.gather(*(one(task_id) for task_id in task_ids))
     finally:
         await progress.finish(showing)
+    page = exhibits.outcomes_page(outcomes, workspace.settings.api_url)
+    await acreate_markdown_artifact(page, key="dispatch-pending", description="Where the tasks of this run stand")
+    return outcomes
 
 
-async def _guarded(workspace: Workspace, task_id: str, order: Order) -> Outcome:
+async def _guarded(workspace: Workspace, task_id: str, order: Order, steps: Steps) -> Outcome:
     """One task of many: what is wrong with it must not stop the others."""
     try:
-        return await take_to_gate(workspace, task_id, order, STEPS)
+        return await take_to_gate(workspace, task_id, order, steps)
     except (Refused, UnknownAgent, BadAgentsFile) as error:
         return Outcome(task_id, "", "new", "Refused", str(error))
 

@@ -327,14 +327,14 @@ def patiently(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
     return patient
 
 
-BARE: Final = Steps(
-    patiently(hand_over),
-    receive_ack,
-    patiently(check_echo),
-    execute,
-    patiently(check_result),
-    review,
-    patiently(check_verdict),
+PLAIN: Final = Steps(hand_over, receive_ack, check_echo, execute, check_result, review, check_verdict)
+"""The steps as they are: whoever runs them sees to it that those which commit are run again when it was busy."""
+BARE: Final = replace(
+    PLAIN,
+    hand_over=patiently(hand_over),
+    check_echo=patiently(check_echo),
+    check_result=patiently(check_result),
+    check_verdict=patiently(check_verdict),
 )
 """The steps without Prefect."""
 

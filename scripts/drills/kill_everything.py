@@ -194,7 +194,8 @@ class Drill:
         store.refresh()
         events = list(store.events())
         report.events = len(events)
-        report.broken += [f"the log is broken: {problem}" for problem in self._log_problems()]
+        problem = verify(store.audit_folder).problem
+        report.broken += [f"the log is broken: {problem}"] if problem else []
         for task_id in self.ids:
             task = store.task(task_id)
             outcome = outcome_of(task)
@@ -209,12 +210,6 @@ class Drill:
             event.data["dispatch"]["dispatch_id"] for event in events if event.type.endswith("dispatched")
         )
         report.broken += [f"{one} was dispatched {count} times" for one, count in dispatched.items() if count > 1]
-
-    def _log_problems(self) -> Iterable[str]:
-        try:
-            verify(self.workspace.store.audit_folder)
-        except Exception as error:
-            yield str(error)
 
     def _problems_of(self, task: Task) -> Iterable[str]:
         if stage_of(task) != "approved":

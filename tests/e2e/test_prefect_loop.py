@@ -66,7 +66,7 @@ def test_imported_tasks_go_through_one_run_to_the_gate_and_on_to_their_decisions
     for task_id in ids[3:]:
         workspace.store.commit(task_id, Approve(), actor="bob")
     assert {workspace.store.task(task_id).status for task_id in ids} == {"approved"}
-    verify(workspace.store.audit_folder)
+    assert verify(workspace.store.audit_folder).problem is None
     wanted = {"flow_runs": {"tags": {"all_": [home_tag(workspace.home)]}}}
     runs = httpx.post(f"{on_prefect.api_url}/flow_runs/filter", json=wanted).json()
     assert len(runs) == 6

@@ -56,15 +56,22 @@ def workspace(open_workspace: Made) -> Workspace:
     return open_workspace()
 
 
+_running: list[PrefectServer] = []
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A real server on a port of its own; this process is set up for it before Prefect is imported."""
+    """A real server on a port of its own, one for all tests; this process is set up for it before Prefect is imported."""
+    if _running:  # the fixture is used from several folders
+        yield _running[0]
+        return
     settings = load(home=tmp_path_factory.mktemp("prefect"))
     before = dict(os.environ)
     server = start_prefect_server(settings, free_port())
     try:
         wait_until_ready(server)
         use_environment(settings, server.api_url)
+        _running.append(server)
         yield server
     finally:
         server.stop()
