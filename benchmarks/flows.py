@@ -28,7 +28,7 @@ from ssot.task import Criterion, plain
 
 TASKS = 100
 ROUNDS = 5
-CONCURRENCY = 8
+CONCURRENCY = 16
 DECISIONS = 20
 CRITERIA = (Criterion(id="AC-1", text="It works."), Criterion(id="AC-2", text="It is tested."))
 INPROC = Order("fake-inproc", "fake-inproc")

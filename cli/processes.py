@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,12 +27,22 @@ def api(
         str, typer.Option(help="Where to listen; anything but loopback asks a token for reads, too.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
+    json: Json = False,
 ) -> None:
     """Run the API alone, until SIGTERM or Ctrl-C."""
     given = workspace.settings()
+    import orjson
+
     from api.server import serve
 
-    raise typer.Exit(serve(given, host, port))
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def tell() -> None:
+        line = orjson.dumps({"api_url": url, "docs_url": f"{url}/docs", "workspace": str(given.home)}).decode()
+        with suppress(OSError):  # whoever read our output has gone: serving goes on
+            print(line if json else f"the API answers at {url} ({url}/docs); Ctrl-C stops it", flush=True)
+
+    raise typer.Exit(serve(given, host, port, tell))
 
 
 @flows.command(epilog="Example: kircerta flows serve")

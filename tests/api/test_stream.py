@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
@@ -227,6 +228,15 @@ async def test_comments_come_while_a_filter_lets_nothing_through(store: Store) -
             await all_of_it.tells(100)
         await until(lambda: b": still here\n\n" in line.body)
         assert line.told == []
+
+
+async def test_comments_come_on_a_busy_stream_too(store: Store) -> None:
+    async with streaming(store.audit_folder, comment_s=0.6) as stream, Line(stream) as line:
+        for number in range(40):  # never as quiet as 0.6 s
+            alert(store, number)
+            await line.tells(number + 1)
+            await asyncio.sleep(0.05)
+        assert b": still here\n\n" in line.body
 
 
 async def test_who_does_not_read_is_cut_off_and_nobody_waits(store: Store) -> None:

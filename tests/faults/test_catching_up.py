@@ -35,7 +35,7 @@ def seen(home: Path) -> tuple[dict[str, object], dict[str, object]]:
     """What a new process sees before it looks at the files."""
     store = Store(home, source="kircerta/test")
     store._load()
-    found = {task_id: (entry.digest, entry.summary) for task_id, entry in store.view.entries.items()}
+    found: dict[str, object] = {task_id: (entry.digest, entry.summary) for task_id, entry in store.view.entries.items()}
     return found, dict(store.view.opened)
 
 

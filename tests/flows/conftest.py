@@ -61,7 +61,7 @@ _running: list[PrefectServer] = []
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A real server on a port of its own, one for all tests; this process is set up for it before Prefect is imported."""
+    """A real server on a port of its own, one for all tests; this process is set up for it."""
     if _running:  # the fixture is used from several folders
         yield _running[0]
         return
