@@ -192,24 +192,24 @@ def replay(
     home = workspace.settings().home
     with progress("replaying events") as tell:
         found = check_replay(home, lambda count: tell(count, None))
-    wrong = bool(found.problem or found.differing or found.missing or found.extra)
     if json:
-        put_json({**asdict(found), "ok": not wrong})
+        put_json({**asdict(found), "ok": found.ok})
     else:
         say(f"{found.events:,} events lead to {found.tasks:,} tasks")
         for what, names in (
             ("differs from the log", found.differing),
             ("is missing", found.missing),
             ("is unknown to the log", found.extra),
+            ("has a text that is missing in ssot/blobs, or was changed there", found.textless),
             ("is held", found.held),
         ):
             for name in names:
                 say(f"{name} {what}")
         if found.problem:
             say(f"the log cannot be replayed: {found.problem}")
-        if not wrong:
+        if found.ok:
             say("every task file is what the log says")
-    if wrong:
+    if not found.ok:
         raise typer.Exit(1)
 
 

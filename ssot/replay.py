@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,19 +17,23 @@ from audit.files import NotRegular
 from audit.log import LogReader, Rewound
 from ssot import rules
 from ssot.blobs import Blobs
-from ssot.task import Task, document_bytes, document_digest, parse_known
+from ssot.task import KEPT_WHOLE, Task, document_bytes, document_digest, parse_known
 
 _BATCH: Final = 4096
 KEPT_MODELS: Final = 20_000
 """How many tasks are kept as models; of the others the bytes are kept, a quarter of that."""
 _LOOKS: Final = 10
+_BLOB: Final = b'"blob": "sha256:'
 _PAUSE_S: Final = 0.02
 """A file that differs is looked at again, behind the log's end: who writes just now shows it a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay found. Every list holds task ids, but `held` and `extra`, which hold names of files."""
+    """What a replay found. Every list holds task ids, but `held` and `extra`, which hold names of files.
+
+    `textless` are the tasks with a long text that is missing in ``ssot/blobs`` or no longer fits its name.
+    """
 
     tasks: int
     events: int
@@ -38,11 +42,12 @@ class Replayed:
     missing: list[str]
     extra: list[str]
     problem: str | None = None
+    textless: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether the log gives the task files, byte for byte (held ones apart)."""
-        return self.problem is None and not (self.differing or self.missing or self.extra)
+        return self.problem is None and not (self.differing or self.missing or self.extra or self.textless)
 
 
 def check(home: Path, progress: Callable[[int], None] = lambda events: None, *, models: int = KEPT_MODELS) -> Replayed:
@@ -74,6 +79,7 @@ class _Replay:
         self.documents: dict[str, bytes] = {}
         self.digests: dict[str, str] = {}
         self.held: dict[str, str] = {}
+        self.texts: dict[str, frozenset[str]] = {}
         self.events = 0
 
     def close(self) -> None:
@@ -102,13 +108,17 @@ class _Replay:
         task_id = event.subject or ""
         try:
             task = rules.evolve(self.task(task_id), event, self.facts(event))
-            digest, expected = document_digest(document_bytes(task)), event.data["document_sha256"]
+            document = document_bytes(task)
+            digest, expected = document_digest(document), event.data["document_sha256"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(f"seq {event.seq} ({event.type} of {task_id}) makes no sense: {error!r:.300}") from None
         if digest != expected:
             raise Corrupt(f"seq {event.seq} ({event.type} of {task_id}) does not lead to the document it names")
         self.digests[task_id] = digest
         self.models[task_id] = task
+        self.texts.pop(task_id, None)
+        if _BLOB in document:
+            self.texts[task_id] = frozenset(_texts_in(orjson.loads(document)))
         if len(self.models) > self.most_models:
             oldest, model = self.models.popitem(last=False)
             self.documents[oldest] = document_bytes(model)
@@ -146,7 +156,15 @@ class _Replay:
             held=those("held"),
             missing=[name.removesuffix(".json") for name in those("missing")],
             extra=those("extra"),
+            textless=[task_id for task_id, names in sorted(self.texts.items()) if not all(map(self.is_kept, names))],
         )
+
+    def is_kept(self, text: str) -> bool:
+        """Whether a long text is there, with the bytes that its name says."""
+        try:
+            return self.blobs.load(text) is not None
+        except (Corrupt, OSError):
+            return False
 
     def names(self) -> list[str]:
         """The files that are there, and those that should be."""
@@ -171,3 +189,16 @@ class _Replay:
         if self.held.get(name.encode(errors="replace").decode()[:300]) == digest:
             return "held"
         return "differing" if expected is not None else "extra"
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """The names of the long texts of a document; what people keep in free fields is none of ours."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key == "blob" and isinstance(item, str):
+                yield item
+            elif key not in KEPT_WHOLE:
+                yield from _texts_in(item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
@@ -38,6 +39,27 @@ def test_each_difference_is_named(tmp_path: Path) -> None:
     assert (found.ok, found.held) == (True, ["T-2.json", "bad name.json"])
     drop(tmp_path, "T-2", b"{ held, and edited again")
     assert replay.check(tmp_path).differing == ["T-2"]
+
+
+def test_a_long_text_that_is_gone_or_was_changed_is_named(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    free = {"blob": "sha256:" + "0" * 64}  # in a free field it names nothing
+    for letter in "abc":
+        drop(tmp_path, f"T-{letter}", minimal(f"T-{letter}", request_text=letter * 40_000, metadata=free))
+    store.scan()
+    assert replay.check(tmp_path).ok
+    gone, changed, _ = (
+        tmp_path / "ssot" / "blobs" / hashlib.sha256(letter.encode() * 40_000).hexdigest() for letter in "abc"
+    )
+    gone.unlink()
+    changed.chmod(0o644)
+    changed.write_bytes(b"another text")
+    found = replay.check(tmp_path)
+    assert (found.ok, found.textless, found.differing) == (False, ["T-a", "T-b"], [])
+    for letter in "ab":
+        drop(tmp_path, f"T-{letter}", minimal(f"T-{letter}", metadata=free))
+    store.scan()
+    assert replay.check(tmp_path).ok  # no task has those texts any more
 
 
 def test_nothing_is_written_and_no_lock_is_needed(tmp_path: Path) -> None:
