@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -19,6 +22,7 @@ RECOMPUTED: Final = frozenset({"status", "revision", "seq", "updated_at"})
 """What the store computes; a file may say anything here."""
 REQUIRED: Final[tuple[str, ...]] = ("task_id", "source", "request_text", "created_at")
 _ROOM_TO_STAMP: Final = 1024
+_WITH_OFFSET: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d:\d\d", re.ASCII)
 FIELDS: Final = frozenset(field.alias or name for name, field in Task.model_fields.items())
 
 
@@ -133,14 +137,15 @@ def _check_blobs(value: Any, has_blob: Callable[[str], bool]) -> None:
 def _judge_new(task_id: str, document: dict[str, Any], stamp: Stamp) -> Adopted:
     if document.get("locked", False) is not False:
         raise _Breach("field_changed", "locked", "only the log locks a task")
+    document = {name: value for name, value in document.items() if value is not None}  # null says nothing
     attempts = _history(document.get("attempts", []))
     task = {
         "title": document.get("title") or _title(document.get("request_text")),
-        "source": document["source"],
+        "source": document.get("source"),
         "request_text": document.get("request_text"),
         "acceptance_criteria": document.get("acceptance_criteria", []),
         "scope": document.get("scope", []),
-        "created_at": document["created_at"],
+        "created_at": _in_utc(document.get("created_at")),
         "correlation_id": document.get("correlation_id") or stamp.new_id("c"),
         "origin": document.get("origin", {}),
         "build": document.get("build"),
@@ -178,6 +183,14 @@ def _history(attempts: Any) -> list[Any]:
         if attempt.get("attempt") != index + 1:
             raise Invalid(f"{where}.attempt", f"attempts are numbered from 1 in order: {index + 1} is expected")
     return [{**attempt, "witnessed": False} for attempt in attempts]
+
+
+def _in_utc(moment: Any) -> Any:
+    """A time with another offset than Z, as most languages write it, in the form of the document."""
+    if isinstance(moment, str) and _WITH_OFFSET.fullmatch(moment):
+        with suppress(ValueError):
+            return datetime.fromisoformat(moment).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return moment
 
 
 def _title(request_text: Any) -> str:

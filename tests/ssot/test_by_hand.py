@@ -69,6 +69,30 @@ def test_a_file_needs_only_four_fields(store: Store, tmp_path: Path) -> None:
     settled(tmp_path)
 
 
+def test_null_says_nothing_in_a_new_file(store: Store, tmp_path: Path) -> None:
+    said = {"scope": None, "metadata": None, "acceptance_criteria": None, "attempts": None, "title": None}
+    drop(tmp_path, "T-1", orjson.dumps(minimal("T-1", **said)))
+    store.scan()
+    assert held(tmp_path) == []
+    assert read(tmp_path, "T-1")["scope"] == []
+    settled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("2026-01-31T09:00:00+00:00", "2026-01-31T09:00:00Z"),
+        ("2026-01-31T09:00:00.250000+02:00", "2026-01-31T07:00:00.250000Z"),
+        ("2026-01-31T09:00:00.5Z", "2026-01-31T09:00:00.5Z"),
+    ],
+)
+def test_a_time_with_another_offset_is_kept_in_utc(store: Store, tmp_path: Path, said: str, kept: str) -> None:
+    drop(tmp_path, "T-1", orjson.dumps(minimal("T-1", created_at=said)))
+    store.scan()
+    assert read(tmp_path, "T-1")["created_at"] == kept
+    settled(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["task_id", "source", "request_text", "created_at"])
 def test_each_of_the_four_is_needed(store: Store, tmp_path: Path, name: str) -> None:
     document = minimal("T-1")
