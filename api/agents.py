@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
-from typing import Final
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,13 +10,11 @@ from api.desk import Desk
 from api.messages import HeartbeatBody
 from api.moves import Asked, OnInvalid, move
 from audit.event import Draft
+from ssot import beats
 from ssot.intents import Intent, SendAck, SendHeartbeat, SendResult, SendVerdict
 from ssot.rules import Refusal
 from ssot.store import Committed, Refused, Store
-from ssot.task import TASK_ID, AckBody, Invalid, ResultBody, VerdictBody
-
-BEATS: Final = "beats"
-"""The private folder whose files' times are the signs of life that are too frequent for the log."""
+from ssot.task import AckBody, Invalid, ResultBody, VerdictBody
 
 
 class AgentRoutes:
@@ -78,23 +72,13 @@ def _logged(name: str, code: str) -> OnInvalid:
 
 
 def _keep_sign(store: Store, asked: Asked, committed: Committed) -> None:
-    with suppress(OSError):  # a sign that is not kept costs a warning at worst
-        sign = _sign(store, committed)
-        if sign is not None:
-            sign.parent.mkdir(exist_ok=True)
-            sign.touch()
+    beats.keep_sign(store.home, _dispatch_id(committed))
 
 
 def _forget_signs(store: Store, asked: Asked, committed: Committed) -> None:
-    sign = _sign(store, committed)
-    if sign is not None:
-        with suppress(OSError):
-            sign.unlink()
+    beats.forget_signs(store.home, _dispatch_id(committed))
 
 
-def _sign(store: Store, committed: Committed) -> Path | None:
+def _dispatch_id(committed: Committed) -> str:
     attempt = committed.task.current
-    dispatch = attempt.dispatch if attempt else None
-    if dispatch is None or not TASK_ID.fullmatch(dispatch.dispatch_id):  # it could have come inside a file by hand
-        return None
-    return store.private_folder / BEATS / dispatch.dispatch_id
+    return attempt.dispatch.dispatch_id if attempt and attempt.dispatch else ""

@@ -31,7 +31,7 @@ class DecisionRoutes:
 
 def _approval(store: Store, asked: Asked) -> Intent:
     body = parse_body(ApproveBody, asked.raw)
-    return Approve(reason=body.reason, review_digest=body.review_digest)
+    return Approve(reason=body.reason or "", review_digest=body.review_digest)
 
 
 def _rejection(store: Store, asked: Asked) -> Intent:

@@ -70,7 +70,8 @@ class Door:
         begun = time.perf_counter()
         method = scope["method"]
         if method == "HEAD" and scope["path"] != STREAM:  # the answer of GET, without its body
-            scope["method"], send = "GET", _headers_only(send)
+            # In a copy: the server goes by its own scope, and would wait for the body that a GET has, then hang up.
+            scope, send = {**scope, "method": "GET"}, _headers_only(send)
         code = await self._answered(scope, receive, send)
         route = getattr(scope.get("route"), "path", UNKNOWN)
         self._metrics.request(route, method if method in _METHODS else "other", code, time.perf_counter() - begun)

@@ -302,6 +302,9 @@ class Follower:
                     if not self._begun.is_set() or time.monotonic() - trouble_since > _PATIENCE_S:
                         self._tell(self._broken, str(error))
                     self._stop.wait(0.1 if since else 0.0)
+        except BaseException as error:  # better no stream, and everybody knows, than one that stands still
+            self._tell(self._broken, f"the follower ended: {error!r}")
+            raise
         finally:
             tail.close()
 
@@ -332,40 +335,40 @@ class Behind(Exception):
 
 
 class _Tail:
-    """The end of the log, as the thread follows it."""
+    """The end of the log, as the thread follows it.
+
+    `place` is where the frames that were handed out end: an error may have lost lines that the reader had taken in.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.place = Place()
         self._folder = folder
         self._reader = LogReader(folder)
         self._bell: Doorbell | None = None
         self._in_vain = False
 
-    @property
-    def place(self) -> Place:
-        return self._reader.place
-
     def begin(self) -> tuple[Position, list[Frame]]:
         """Go to the end of the log as it is now: the newest frames, and the position in front of them."""
         self._ring_anew()  # before reading: what comes meanwhile rings
         last = last_event(self._folder)
-        if last is None and self._reader.place.seq:
+        if last is None and self.place.seq:
             raise Corrupt("the log is gone. Put audit/ back from a copy")
         first = max(0, last.seq - SEED_EVENTS) if last is not None else 0
         before = START if first == 0 else _position_of(self._folder, first)
         self._take(LogReader.after(self._folder, before.seq))
         frames: list[Frame] = []
-        while more := self.read():
-            frames += more
+        while more := self._reader.read(limit=_READ):
+            frames += [frame_of(event) for event in more]
+        self.place = self._reader.place
         return before, frames
 
     def resume(self) -> bool:
         """Go on at the same place in files that were replaced; False where they have another line there."""
         self._ring_anew()
-        place = self._reader.place
-        found = event_at(self._folder, place.seq)
-        if place.seq and (found is None or found.digest != place.digest):
+        found = event_at(self._folder, self.place.seq)
+        if found is None or found.digest != self.place.digest:
             return False
-        self._take(LogReader.after(self._folder, place.seq))
+        self._take(LogReader.after(self._folder, self.place.seq))
         return True
 
     def wait(self) -> bool:
@@ -378,6 +381,7 @@ class _Tail:
     def read(self) -> list[Frame]:
         frames = [frame_of(event) for event in self._reader.read(limit=_READ)]
         self._in_vain = not frames
+        self.place = self._reader.place
         return frames
 
     def _take(self, reader: LogReader) -> None:

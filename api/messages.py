@@ -12,7 +12,7 @@ from ssot.task import Digest, Issue, Name, Part, Severity, Task
 class ApproveBody(Part):
     """An approval. The digest says what was looked at; without it the approval is for what stands now."""
 
-    reason: Annotated[str, Field(max_length=100_000)] = ""
+    reason: Annotated[str, Field(max_length=100_000)] | None = None
     review_digest: Annotated[str, Field(max_length=200)] | None = None
 
 

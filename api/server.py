@@ -6,13 +6,14 @@ import errno
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
 from api.app import SOURCE, create_app
-from api.stream import StreamProtocol, StreamServer
+from api.stream import EventStream, StreamProtocol, StreamServer
 from audit.event import Corrupt
 from audit.files import Busy, StorageFailed
 from audit.log import Rewound
@@ -25,8 +26,13 @@ WRONG_USE: Final = 2
 INTERRUPTED: Final = 130
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> int:
-    """Serve until SIGTERM (0) or Ctrl-C (130). What prevents a start is one line on stderr, and 2."""
+def serve(
+    settings: Settings, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[], None] = lambda: None
+) -> int:
+    """Serve until SIGTERM (0) or Ctrl-C (130). What prevents a start is one line on stderr, and 2.
+
+    `ready` is called once requests are answered.
+    """
     try:
         listening = _bound(host, port)
     except OSError as error:
@@ -39,12 +45,12 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> int:
         except OSError as error:
             return _refuse(f"the workspace {settings.home} cannot be read: {error.strerror} ({error.filename})")
         try:
-            return _run(settings, store, host, listening)
+            return _run(settings, store, host, listening, ready)
         finally:
             store.close()
 
 
-def _run(settings: Settings, store: Store, host: str, listening: socket.socket) -> int:
+def _run(settings: Settings, store: Store, host: str, listening: socket.socket, ready: Callable[[], None]) -> int:
     app = create_app(settings, store, host=host)
     config = uvicorn.Config(
         app,
@@ -59,10 +65,23 @@ def _run(settings: Settings, store: Store, host: str, listening: socket.socket) 
         timeout_graceful_shutdown=GRACEFUL_S,
         backlog=2048,
     )
-    server = StreamServer(config, app.streams)
+    server = _Server(config, app.streams, ready)
     with _Signals(server) as signals:
         server.run(sockets=[listening])
     return INTERRUPTED if signals.seen == signal.SIGINT else 0
+
+
+class _Server(StreamServer):
+    """The server, telling when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, streams: EventStream, ready: Callable[[], None]) -> None:
+        super().__init__(config, streams)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
 
 class _Signals:

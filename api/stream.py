@@ -59,9 +59,9 @@ _HEADERS: Final = [
 ]
 _ABOUT: Final = (
     "Each message's `data` is a line of the log as it stands in the file; its `id` is `<seq>.<8 hex>`, the first "
-    "digits of the line's sha256. `Last-Event-ID` resumes behind an id with nothing missing and nothing twice; an id that the "
-    "log does not know (any more) gets one `event: reset` and then what comes. Without an id, and without `after`, the "
-    "stream starts now. It ends with its token; who does not read is cut off, and resumes."
+    "digits of the line's sha256. `Last-Event-ID` resumes behind an id with nothing missing and nothing twice; an id "
+    "that the log does not know (any more) gets one `event: reset` and then what comes. Without an id, and without "
+    "`after`, the stream starts now. It ends with its token; who does not read is cut off, and resumes."
 )
 _TEXT: Final = {"type": "string"}
 _PARAMETERS: Final = (
@@ -149,8 +149,8 @@ class StreamCounts:
 class Client:
     """One open stream."""
 
-    __slots__ = ("_task", "comment_due", "expires_at", "gone", "leaving_since", "over", "replay",
-                 "sending_since", "sent_at", "subscription", "transport")  # fmt: skip
+    __slots__ = ("_task", "comment_due", "commented_at", "expires_at", "gone", "leaving_since", "over", "replay",
+                 "sending_since", "subscription", "transport")  # fmt: skip
 
     def __init__(
         self, subscription: Subscription, expires_at: float | None, transport: asyncio.Transport | None, now: float
@@ -163,7 +163,7 @@ class Client:
         self.comment_due = False
         self.sending_since: float | None = None
         self.leaving_since: float | None = None
-        self.sent_at = now
+        self.commented_at = now
         self.transport = transport
         self._task = asyncio.current_task()
 
@@ -239,11 +239,9 @@ class EventStream:
             self._follower.wake_all()
             return
         wire = b"%x\r\n%b\r\n" % (len(batch.data), batch.data)
-        now = asyncio.get_running_loop().time()
         for client in self._clients:
             if client.takes(wire, before):
                 client.subscription.position = batch.end
-                client.sent_at = now
                 self.counts.sends += 1
             if client.subscription.position is not ring.end:
                 client.subscription.wake()
@@ -389,8 +387,9 @@ class EventStream:
         client.sending_since = clock()
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
         client.sending_since = None
-        client.sent_at = clock()
-        client.comment_due = False
+        if client.comment_due and chunk.endswith(_COMMENT):
+            client.comment_due = False
+            client.commented_at = clock()
         self.counts.sends += 1
 
     async def _next(self, follower: Follower, client: Client) -> bytes | None:
@@ -410,8 +409,8 @@ class EventStream:
             return self._reset(client)
         if batch is not None:
             subscription.position = batch.end
-            if batch.data:
-                return batch.data
+            if batch.data:  # a comment comes in time on a busy stream, too
+                return batch.data + _COMMENT if client.comment_due else batch.data
         if client.comment_due:
             return _COMMENT
         return None if batch is None else b""
@@ -472,7 +471,7 @@ class EventStream:
                 self.counts.cut_off += 1
                 _LOG.info("a client that does not read was cut off at seq %d", client.subscription.position.seq)
                 client.cut()
-        elif now - client.sent_at >= self.limits.comment_s:
+        elif now - client.commented_at >= self.limits.comment_s:
             client.comment_due = True
             client.subscription.wake()
 

@@ -20,6 +20,7 @@ from typing import Final
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT_S: Final = 5.0
+_EAGER_S: Final = 0.01
 _READ_BYTES: Final = 64 * 1024
 
 
@@ -113,20 +114,69 @@ class FileLock:
             raise storage_error(error, f"the lock {self.path}") from None
 
     def _wait(self, fd: int, deadline: float, timeout: float, meanwhile: Callable[[], None]) -> None:
-        pause, eager_until = 0.0001, time.monotonic() + 0.1
-        while True:
-            try:
+        """Ask a few times, then stand in the kernel's queue: who only asks now and then may starve."""
+        pause, patient_from = 0.0001, time.monotonic() + _EAGER_S
+        while (now := time.monotonic()) < patient_from:
+            with suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(self._busy(timeout)) from None
+            if now >= deadline:
+                raise Busy(self._busy(timeout))
             meanwhile()
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.0003 if time.monotonic() < eager_until else 0.005)
+            pause = min(pause * 1.5, 0.0003)
+        if not _Queued(fd).wait(deadline, meanwhile):
+            raise Busy(self._busy(timeout))
 
     def _busy(self, timeout: float) -> str:
         return f"the workspace's lock {self.path} was not free within {timeout:g} s: try again"
+
+
+class _Queued(threading.Thread):
+    """Waits in the kernel's queue for a `flock`, which knows no time-out: a thread does that can be left behind.
+
+    It works on a descriptor of its own for the same open file. Left behind, it gives the lock back once it has it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(name="kircerta-lock", daemon=True)
+        self._fd = os.dup(fd)
+        self._guard = threading.Lock()
+        self._left_behind = False
+        self._error: OSError | None = None
+        self._done = threading.Event()
+
+    def wait(self, deadline: float, meanwhile: Callable[[], None]) -> bool:
+        """Whether the lock came before the deadline."""
+        self.start()
+        try:
+            while not self._done.wait(min(0.002, max(0.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    return not self._leave()
+                meanwhile()
+        except BaseException:
+            self._leave()
+            raise
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _leave(self) -> bool:
+        with self._guard:
+            self._left_behind = not self._done.is_set()
+            return self._left_behind
+
+    def run(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except OSError as error:
+            self._error = error
+        with self._guard:
+            if self._left_behind:
+                with suppress(OSError):
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+            self._done.set()
 
 
 _over_fork = threading.local()

@@ -31,7 +31,6 @@ def run(quick: bool) -> list[Row]:
             time.sleep(0.01)
         lasted = time.perf_counter() - begin
         begin = time.perf_counter()
-        (store.tasks_folder / "one-more.json").write_bytes(_file(count).replace(b"T-10000", b"one-more"))
         (store.tasks_folder / "one-more.json").write_bytes(_file(count).replace(f"T-{count:05}".encode(), b"one-more"))
         while "one-more" not in store.view.entries and time.perf_counter() - begin < 10:
             time.sleep(0.001)

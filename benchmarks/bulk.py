@@ -109,7 +109,7 @@ _CRITERIA = [
 
 
 def _create(number: int) -> Draft:
-    task = {
+    task: dict[str, Any] = {
         "title": f"Make the parser of format {number} forgiving",
         "source": "import",
         "request_text": f"The parser of format {number} gives up at the first bad line. It should go on.\n" * 3,

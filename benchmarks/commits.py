@@ -16,7 +16,7 @@ from typing import Any
 from audit.log import verify
 from benchmarks import Row, at_least, at_most, bulk, for_information, places
 from ssot import intents
-from ssot.store import Store
+from ssot.store import Store, StoreSettings
 from tests.faults import world
 
 PROCESSES = 4
@@ -70,8 +70,10 @@ def together(work: Callable[..., None], where: Path, each: int, more: Any) -> fl
 
 
 def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, under_lock: bool) -> None:
-    """The machine's own pair: one shared log, appended to and synced; one file each time, written aside, synced, moved."""
+    """The machine's own pair: append to one shared log and sync; write a file aside, sync it, replace one by it."""
     folder.mkdir(exist_ok=True)
+    for turn in range(each):  # as with an approval, there is a file to be replaced
+        (folder / f"{number}-{turn}").write_bytes(DOCUMENT)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     gate.wait()
@@ -92,7 +94,7 @@ def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, unde
 
 
 def approve(home: Path, number: int, each: int, gate: Barrier, turn: int) -> None:
-    store = Store.open(home, source="kircerta/bench", scan=False)
+    store = Store.open(home, source="kircerta/bench", settings=StoreSettings(lock_timeout_s=60), scan=False)
     first = (turn * PROCESSES + number) * each
     gate.wait()
     for task in range(first, first + each):

@@ -36,12 +36,13 @@ def against_bare(folder: Path, quick: bool) -> list[Row]:
                 ours.append(carry_out(Plan(port, seconds, WHOLE, CONNECTIONS))["get"])
     rate, bare_rate = middle(ours, "per_second"), middle(bare, "per_second")
     against = f"bare route, {bare_rate:,.0f}/s"
+    p95, bare_p95 = middle(ours, "p95_ms"), middle(bare, "p95_ms")
+    ratio = statistics.median(a.per_second / b.per_second for a, b in zip(ours, bare, strict=True))
     errors = sum(times.errors for times in (*ours, *bare))
     return [
         at_least(f"list of 1,000 tasks ({body.stat().st_size:,} bytes), 100 connections", rate, "1/s", against,
-                 rate / bare_rate, 0.7),
-        for_information("its P95, connections always busy", middle(ours, "p95_ms"), "ms",
-                        f"bare route, {middle(bare, 'p95_ms'):.0f} ms", middle(ours, "p95_ms") / middle(bare, "p95_ms")),
+                 ratio, 0.7),
+        for_information("its P95, always busy", p95, "ms", f"bare route, {bare_p95:.0f} ms", p95 / bare_p95),
         for_information("answers that were not 2xx", errors, ""),
     ]  # fmt: skip
 
@@ -62,16 +63,17 @@ def page_sizes(folder: Path, quick: bool) -> list[Row]:
                 small.append(carry_out(Plan(small_port, seconds, ONE_PAGE, CONNECTIONS))["get"])
                 large.append(carry_out(Plan(port, seconds, ONE_PAGE, CONNECTIONS))["get"])
         rate, small_rate = middle(large, "per_second"), middle(small, "per_second")
+        ratio = statistics.median(a.per_second / b.per_second for a, b in zip(large, small, strict=True))
         rows.append(
             at_least(f"one page of 100, {count:,} tasks", rate, "1/s", f"100 tasks, {small_rate:,.0f}/s",
-                     rate / small_rate, 0.8)
+                     ratio, 0.8)
         )  # fmt: skip
     return rows
 
 
 def middle(rounds: list[Times], name: str) -> float:
     """The median over the rounds."""
-    return statistics.median(getattr(times, name) for times in rounds)
+    return float(statistics.median(getattr(times, name) for times in rounds))
 
 
 def fetch(port: int, path: str) -> bytes:

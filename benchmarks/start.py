@@ -18,7 +18,7 @@ from pathlib import Path
 import orjson
 
 from audit.log import read_events, segments, verify
-from benchmarks import Row, at_least, at_most, bulk, for_information, places
+from benchmarks import Row, at_most, bulk, for_information, places
 from benchmarks.places import CHECKOUT
 from ssot import intents
 from ssot.store import Store
@@ -79,9 +79,16 @@ def verify_speed(home: Path, rounds: int) -> list[Row]:
         checked.append(size / measured("verify", home)[0])
     speed, plain = statistics.median(checked), statistics.median(hashed)
     return [
-        Row(f"verify of {size:,.0f} MB", speed, "MB/s", f"sha256 alone, {plain:,.0f} MB/s", speed / plain, ">= 100 MB/s",
-            speed >= 100),
-    ]  # fmt: skip
+        Row(
+            f"verify of {size:,.0f} MB",
+            speed,
+            "MB/s",
+            f"sha256 alone, {plain:,.0f} MB/s",
+            speed / plain,
+            ">= 100 MB/s",
+            speed >= 100,
+        )
+    ]
 
 
 def measured(what: str, home: Path, seq: int = 0) -> tuple[float, float]:

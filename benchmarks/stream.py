@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -29,14 +29,14 @@ PADDING: Final = "x" * 320
 
 
 def run(quick: bool) -> list[Row]:
-    """The four promises of the stream. About three minutes; quick: a minute, with fewer clients and shorter windows."""
+    """The four promises of the stream: some four minutes; quick: one, with fewer clients and shorter windows."""
     crowd = 200 if quick else 500
     thousand = 300 if quick else 1_000
     seconds = 3.0 if quick else 8.0
     return [
         *deliveries(crowd, seconds),
         *steady(thousand, rate=10, seconds=seconds * 2),
-        *append_to_arrival(rate=300, seconds=seconds if quick else 35),
+        *append_to_arrival(rate=300, seconds=seconds * 2 if quick else 100),
         *idle(thousand, seconds),
     ]
 
@@ -88,13 +88,20 @@ def steady(clients: int, *, rate: float, seconds: float) -> list[Row]:
 
 
 def append_to_arrival(*, rate: float, seconds: float) -> list[Row]:
-    """One client: from the return of the durable append in one process to the bytes from another."""
+    """One client: from the return of the durable append in one process to the bytes from another.
+
+    Three runs, the middle one counts. Below zero: the bytes were there before the append had returned.
+    """
     with api() as ours:
-        seen = ours.deliveries(1, rate, seconds, timed=True)
-    few = "" if seen.count >= 10_000 else ": few for a p99"
+        runs = [ours.deliveries(1, rate, seconds / 3, timed=True) for _ in range(3)]
+    seen = sorted(runs, key=lambda one: one.p99_ms)[1]
+    few = "" if seen.count >= 10_000 else " (few for a p99)"
     return [
         within(f"append to bytes from another process, p99 of {seen.count:,}{few}", seen.p99_ms, "ms", 20),
         for_information("append to bytes from another process, median", seen.p50_ms, "ms"),
+        for_information(
+            "append to bytes from another process, p99 of the worst run", max(one.p99_ms for one in runs), "ms"
+        ),
     ]
 
 
@@ -317,7 +324,7 @@ async def _write_all(transports: Sequence[asyncio.Transport], events: int, rate:
         await asyncio.sleep(max(0.0, begun + number / rate - time.monotonic()))
         for transport in transports:
             transport.write(chunk)
-        while any(transport.get_write_buffer_size() > 64 * 1024 for transport in transports):
+        while any(transport.get_write_buffer_size() > 64 * 1024 for transport in transports):  # noqa: ASYNC110
             await asyncio.sleep(0.0005)
 
 
@@ -418,7 +425,7 @@ async def _read_streams(port: int, clients: int, events: int, *, timed: bool) ->
     for _ in range(clients):
         await loop.create_connection(lambda: Reader(crowd), "127.0.0.1", port)
     async with asyncio.timeout(60):
-        while crowd.answered < clients:
+        while crowd.answered < clients:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.5)
     before = time.process_time()
@@ -456,7 +463,12 @@ def _say(what: dict[str, Any], out: IO[str] = sys.stdout) -> None:
     out.flush()
 
 
-_PARTS: Final = {"api": serve_api, "bare": serve_bare, "writer": write_events, "clients": read_streams}
+_PARTS: Final[dict[str, Callable[..., int]]] = {
+    "api": serve_api,
+    "bare": serve_bare,
+    "writer": write_events,
+    "clients": read_streams,
+}
 
 if __name__ == "__main__":
     sys.exit(_PARTS[sys.argv[1]](*sys.argv[2:]))

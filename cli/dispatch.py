@@ -32,6 +32,8 @@ REACHED: Final[dict[str, tuple[str, ...]]] = {
 """The stages in which what was waited for has come true."""
 PATIENCE_S: Final = 3.0
 """How long a dispatcher may be away (a restart) before this process does its work."""
+_AHEAD: Final = 4
+"""How many dispatches are logged ahead, for each one that the dispatcher runs at once."""
 
 
 def add_to(parent: typer.Typer) -> None:
@@ -109,7 +111,7 @@ def _run(
     left = [task_id for task_id in ids if task_id not in refused]
     deadline = time.monotonic() + timeout if timeout is not None else None
     if served:
-        outcomes = _leave_to_others(work, left, order, wait, deadline)
+        outcomes = leave_to_others(work, left, order, wait, deadline)
     else:
         with _bounded(timeout):
             outcomes = run_here(work, left, order, wait=wait, progress=_Teller())
@@ -150,15 +152,18 @@ def _commit(work: Workspace, task_id: str, order: Order) -> str:
 # ----------------------------------------------------------------------------------- served by others
 
 
-def _leave_to_others(
-    work: Workspace, ids: list[str], order: Order, wait: Wait, deadline: float | None
-) -> list[Outcome]:
+def leave_to_others(work: Workspace, ids: list[str], order: Order, wait: Wait, deadline: float | None) -> list[Outcome]:
     """Log the dispatches and follow the log. Should the dispatcher die and stay away, its work is done here."""
     from flows.here import run_here
-    from flows.pipeline import RESUME
+    from flows.pipeline import RESUME, is_remote
 
     found: dict[str, Outcome] = {}
-    dispatches = _log_all(work, ids, order, found)
+    dispatches: dict[str, str] = {}
+    step = len(ids) if wait == "none" or is_remote(order.executor) else _AHEAD * work.settings.dispatch_concurrency
+    for begin in range(0, len(ids), max(step, 1)):
+        dispatches |= _log_all(work, ids[begin : begin + step], order, found)
+        if begin + step < len(ids):
+            _let_them_begin(work, frozenset(dispatches.values()), deadline)
     if wait == "none":
         return [found.get(one) or _standing(work, one, dispatches[one]) for one in ids]
     for outcome in _follow(work, dispatches, wait, deadline):
@@ -170,6 +175,18 @@ def _leave_to_others(
         with _bounded(None if deadline is None else max(0.1, deadline - time.monotonic())):
             found |= {one.task_id: one for one in run_here(work, left, RESUME, wait=wait, progress=_Teller())}
     return [found[task_id] for task_id in ids]
+
+
+def _let_them_begin(work: Workspace, dispatch_ids: frozenset[str], deadline: float | None) -> None:
+    """Wait until what was logged is acknowledged: the time for an ACK runs from the dispatch, also in a queue."""
+    from flows.presence import is_dispatcher_alive
+
+    def queued() -> bool:
+        work.store.refresh()
+        return any(one.stage == "dispatched" and one.dispatch_id in dispatch_ids for one in work.store.open_attempts())
+
+    while queued() and is_dispatcher_alive(work.home) and (deadline is None or time.monotonic() < deadline):
+        time.sleep(0.05)
 
 
 def _log_all(work: Workspace, ids: list[str], order: Order, found: dict[str, Outcome]) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import workspace
+from cli.failures import WrongUse
 from cli.screen import Json, put_json, say
 
 if TYPE_CHECKING:
@@ -25,18 +27,30 @@ def api(
         str, typer.Option(help="Where to listen; anything but loopback asks a token for reads, too.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
+    json: Json = False,
 ) -> None:
     """Run the API alone, until SIGTERM or Ctrl-C."""
     given = workspace.settings()
+    import orjson
+
     from api.server import serve
 
-    raise typer.Exit(serve(given, host, port))
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def tell() -> None:
+        line = orjson.dumps({"api_url": url, "docs_url": f"{url}/docs", "workspace": str(given.home)}).decode()
+        with suppress(OSError):  # whoever read our output has gone: serving goes on
+            print(line if json else f"the API answers at {url} ({url}/docs); Ctrl-C stops it", flush=True)
+
+    raise typer.Exit(serve(given, host, port, tell))
 
 
 @flows.command(epilog="Example: kircerta flows serve")
 def serve() -> None:
     """Serve the deployments to a Prefect server: for schedules, and for starts from its UI. Needs PREFECT_API_URL."""
     given = workspace.settings()
+    if given.prefect_api_url is None:
+        raise WrongUse("PREFECT_API_URL is not set: there is no server to serve deployments to (`kircerta up` has one)")
     from flows.serve import serve_deployments
 
     serve_deployments(given)
@@ -47,8 +61,12 @@ def dispatcher() -> None:
     """Follow the log and run what it asks for: dispatches, what follows a decision, the watchdog. One a workspace."""
     given = workspace.settings()
     from flows.dispatcher import run_dispatcher
+    from flows.presence import AlreadyRunning
 
-    raise typer.Exit(run_dispatcher(given))
+    try:
+        run_dispatcher(given)
+    except AlreadyRunning as error:
+        raise WrongUse(str(error)) from None
 
 
 @flows.command(epilog="Example: kircerta flows watchdog")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -312,7 +313,7 @@ class Up:
                     "docs_url": f"{plan.api_url}/docs",
                     "prefect_url": plan.prefect_url,
                     "pid": os.getpid(),
-                    "needs_review": waiting,
+                    "needs_review": [one.task_id for one in waiting],
                 }
             )
             sys.stdout.flush()
@@ -329,23 +330,24 @@ class Line:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._shown = False
+        self._shown = ""
         self._next = time.monotonic() + self.EVERY_S
 
     def show(self, text: str) -> None:
-        if self._terminal:
+        if not self._terminal:
+            if time.monotonic() >= self._next:
+                self._next = time.monotonic() + self.EVERY_S
+                note(text)
+        elif text != self._shown:
+            self._shown = text
             sys.stderr.write(f"\r{text}\x1b[K")
             sys.stderr.flush()
-            self._shown = True
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + self.EVERY_S
-            note(text)
 
     def clear(self) -> None:
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-            self._shown = False
+            self._shown = ""
 
 
 # ---------------------------------------------------------------------------------------- the services
@@ -474,20 +476,35 @@ class Examples:
 # --------------------------------------------------------------------------------------- the way in
 
 
-def tasks_at_the_gate(plan: Plan) -> list[str]:
-    """Some tasks that wait for a decision."""
+@dataclass(frozen=True, slots=True)
+class AtTheGate:
+    """A task that waits for a decision, and what its reviewer said."""
+
+    task_id: str
+    verdict: str
+
+
+def tasks_at_the_gate(plan: Plan) -> list[AtTheGate]:
+    """What waits for a decision, oldest first."""
     import orjson
 
     from ssot.view import Query
 
     with workspace.open_store(plan.settings) as store:
         page = orjson.loads(store.page(Query(status="needs_review", limit=1000)))
-    return [row["task_id"] for row in page["tasks"]]
+        tasks = [store.task(row["task_id"]) for row in page["tasks"]]
+    verdicts = [task.current.verdict if task.current else None for task in tasks]
+    return [
+        AtTheGate(task.task_id, verdict.decision if verdict else "-")
+        for task, verdict in zip(tasks, verdicts, strict=True)
+    ]
 
 
-def greeting(plan: Plan, waiting: list[str]) -> Iterator[str]:
+def greeting(plan: Plan, waiting: list[AtTheGate]) -> Iterator[str]:
     """The addresses, and commands that work as they stand here."""
     command = own_command()
+    good = next((one.task_id for one in waiting if one.verdict == "approve"), None)
+    bad = next((one.task_id for one in waiting if one.verdict == "reject"), None)
     yield ""
     yield f"kircerta is up: {plan.home}"
     yield ""
@@ -496,21 +513,20 @@ def greeting(plan: Plan, waiting: list[str]) -> Iterator[str]:
     yield f"  Prefect          {plan.prefect_url}"
     yield f"  logs             {plan.logs}"
     yield ""
-    yield f"{len(waiting)} tasks wait for a decision. In another terminal:" if waiting else "In another terminal:"
+    yield f"Waiting for a decision: {len(waiting)}. In another terminal:"
     yield ""
     if plan.home != Path.cwd():
-        yield f"  export KIRCERTA_HOME={plan.home}"
+        yield f"  export KIRCERTA_HOME={shlex.quote(str(plan.home))}"
     yield f"  export KIRCERTA_TOKEN=$({command} token --sub alice --role approver)"
-    yield f"  {command} task list"
-    if waiting:
-        yield f"  {command} task show {waiting[0]}"
-        yield f"  {command} approve {waiting[0]} --reason 'Read and understood.'"
-    yield f"  curl '{plan.api_url}/api/tasks?status=needs_review'"
-    if len(waiting) > 1:
-        address = f"{plan.api_url}/api/tasks/{waiting[1]}/reject"
+    yield f"  {command} task list --status needs_review"
+    if good:
+        yield f"  {command} task show {good}"
+        yield f"  {command} approve {good} --reason 'Read and understood.'"
+    if bad:
         yield "  curl -X POST -H \"Authorization: Bearer $KIRCERTA_TOKEN\" -H 'Content-Type: application/json' \\"
-        yield f'    -d \'{{"reason": "Try again."}}\' {address}'
+        yield f'    -d \'{{"reason": "As the reviewer says."}}\' {plan.api_url}/api/tasks/{bad}/reject'
     yield f"  {command} task create --title 'Say hello' --criterion 'hello.py prints hello'"
+    yield f"  curl {plan.api_url}/api/tasks"
     yield ""
     yield "Ctrl-C stops everything; what is in the folder stays."
 

@@ -7,6 +7,7 @@ Prefect UI shows and filters by. A run's state is never the truth: every flow as
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -25,30 +26,16 @@ from audit.files import Busy
 from flows import exhibits, pipeline
 from flows.agents.registry import BadAgentsFile, UnknownAgent
 from flows.outcome import Outcome
-from flows.pipeline import Order, Steps, take_to_gate, waits_for_us
+from flows.pipeline import RESUME, Order, Steps, again, take_to_gate, waits_for_us
 from flows.work import see_task
 from flows.workspace import Workspace, current, home_tag
-from ssot.rules import forwarded_issues
 from ssot.store import Refused
 from ssot.task import Task, review_digest
 
-TaskId = Annotated[
-    str,
-    Field(
-        title="Task",
-        description="The task's id, e.g. `T-7`.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-    ),
-]
-AgentName = Annotated[
-    str,
-    Field(
-        title="Agent",
-        description="`fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with options as in "
-        "`fake:mode=slow,seconds=2`.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}$",
-    ),
-]
+TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+AgentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}$")]
+# The forms of the UI take their descriptions from the Args of the flows' docstrings.
+_LOG: Final = logging.getLogger("kircerta.flows")
 _RETRY_AFTER_S: Final = [0.2, 0.5, 1.0, 2.0]
 _PROGRESS_S: Final = 2.0
 
@@ -109,45 +96,66 @@ def _opened(run: _Step) -> _Step:
     return hand_over
 
 
-async def _hand_over(arguments: tuple[Workspace, str, Order]) -> Any:
-    return await pipeline.hand_over(*arguments)
+def as_tasks(steps: Steps) -> Steps:
+    """Steps as Prefect tasks."""
+
+    async def hand_over(arguments: tuple[Workspace, str, Order]) -> Any:
+        return await steps.hand_over(*arguments)
+
+    return Steps(
+        hand_over=_opened(_committing(hand_over, "dispatch")),
+        receive_ack=_listening(steps.receive_ack, "ack"),
+        check_echo=_committing(steps.check_echo, "echo check"),
+        execute=_listening(steps.execute, "execution"),
+        check_result=_committing(steps.check_result, "result check"),
+        review=_listening(steps.review, "review"),
+        check_verdict=_committing(steps.check_verdict, "verdict check"),
+    )
 
 
-STEPS: Final = Steps(
-    hand_over=_opened(_committing(_hand_over, "dispatch")),
-    receive_ack=_listening(pipeline.receive_ack, "ack"),
-    check_echo=_committing(pipeline.check_echo, "echo check"),
-    execute=_listening(pipeline.execute, "execution"),
-    check_result=_committing(pipeline.check_result, "result check"),
-    review=_listening(pipeline.review, "review"),
-    check_verdict=_committing(pipeline.check_verdict, "verdict check"),
-)
-"""The steps as Prefect tasks."""
+STEPS: Final = as_tasks(pipeline.PLAIN)
 
 
 # --------------------------------------------------------------------------------------------------- flows
 
 
 @flow(name="dispatch_task", flow_run_name="{task_id}", persist_result=False)
-async def dispatch_task(task_id: TaskId, executor: AgentName = "fake", reviewer: AgentName = "fake") -> State[Any]:
+async def dispatch_task(
+    task_id: TaskId, executor: AgentName = "fake", reviewer: AgentName = "fake", begin: bool = True
+) -> State[Any]:
     """Take one task to the gate: dispatch, ACK, echo check, execution, result check, review, verdict check.
 
     An attempt that is open already is gone on with, by its own agents; a second dispatch is never made. The run ends
     in `NeedsReview` when a person has the next word, `Waiting` when a remote agent has it, or in the name of what
     went wrong: `AckTimeout`, `ExecutorFailed`, `ResultRefused`, `ReviewerFailed` and the like.
+
+    Args:
+        task_id: The task's id, e.g. `T-7`.
+        executor: Who does the work: `fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with
+            options as in `fake:mode=slow,seconds=2`.
+        reviewer: Who judges the result, named in the same way.
+        begin: Whether a new attempt may be begun. Off: only go on with an open one.
     """
-    return await _one_dispatch(task_id, lambda found: Order(executor, reviewer))
+    return await _one_dispatch(task_id, lambda found: Order(executor, reviewer) if begin else RESUME)
 
 
 @flow(name="redispatch", flow_run_name="{task_id} again", persist_result=False)
 async def redispatch(task_id: TaskId) -> State[Any]:
-    """Begin the next attempt of a rejected task: the same agents, and the issues of the rejected attempt verbatim."""
+    """Begin the next attempt of a rejected task: the same agents, and the issues of the rejected attempt verbatim.
+
+    Args:
+        task_id: The task's id, e.g. `T-7`.
+    """
     return await _one_dispatch(task_id, again)
 
 
 @flow(name="close_task", flow_run_name="{task_id} closed", persist_result=False)
 async def close_task(task_id: TaskId) -> State[Any]:
-    """Put together what an approved task went through. The task itself is left as it is."""
+    """Put together what an approved task went through. The task itself is left as it is.
+
+    Args:
+        task_id: The task's id, e.g. `T-7`.
+    """
     began.get()()
     workspace = current()
     found = await asyncio.to_thread(see_task, workspace, task_id)
@@ -161,45 +169,33 @@ async def close_task(task_id: TaskId) -> State[Any]:
 
 @flow(name="dispatch_pending", persist_result=False)
 async def dispatch_pending(
-    limit: Annotated[
-        int, Field(title="At most", description="How many tasks to take, oldest first.", ge=1, le=10_000)
-    ] = 100,
-    concurrency: Annotated[
-        int, Field(title="At once", description="How many of them are under way at the same time.", ge=1, le=64)
-    ] = 4,
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 100,
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4,
     executor: AgentName = "fake",
     reviewer: AgentName = "fake",
-    retry_ended: Annotated[
-        bool,
-        Field(
-            title="Ended ones too", description="Whether tasks whose last attempt stopped midway are dispatched again."
-        ),
-    ] = False,
+    retry_ended: bool = False,
 ) -> State[Any]:
     """Take all pending tasks to the gate, in one run.
 
     Attempts that a dead process left open are gone on with first. Items that were imported as finished or as drafts
     are passed by.
+
+    Args:
+        limit: How many tasks to take at most, oldest first.
+        concurrency: How many of them are under way at the same time.
+        executor: Who does the work: `fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with
+            options as in `fake:mode=slow,seconds=2`.
+        reviewer: Who judges the results, named in the same way.
+        retry_ended: Whether tasks whose last attempt stopped midway are dispatched again, too.
     """
     began.get()()
     workspace = current()
     order = Order(executor, reviewer)
     task_ids = await asyncio.to_thread(candidates, workspace, limit, retry_ended=retry_ended)
-    outcomes = await _all(workspace, task_ids, order, concurrency)
-    page = exhibits.outcomes_page(outcomes, workspace.settings.api_url)
-    await acreate_markdown_artifact(page, key="dispatch-pending", description="Where the tasks of this run stand")
-    return _state_of_all(outcomes)
+    return _state_of_all(await take_all(workspace, task_ids, order, concurrency))
 
 
 # ------------------------------------------------------------------------------------------------- one task
-
-
-def again(found: Task) -> Order:
-    """The order that follows a rejection: the agents of the rejected attempt, and its issues verbatim."""
-    dispatch = found.current.dispatch if found.current else None
-    if dispatch is None:
-        return Order(of=())
-    return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=("rejected",))
 
 
 async def _one_dispatch(task_id: str, order_for: Callable[[Task], Order]) -> State[Any]:
@@ -242,7 +238,10 @@ async def _exhibit(workspace: Workspace, outcome: Outcome) -> None:
     """Show the attempt in the run: the link, the criteria, the diff, the verdict."""
     page = await asyncio.to_thread(_page, workspace, outcome)
     description = f"{outcome.task_id}: {outcome.name}"
-    await acreate_markdown_artifact(page, key=exhibits.key_of(outcome.task_id), description=description)
+    try:
+        await acreate_markdown_artifact(page, key=exhibits.key_of(outcome.task_id), description=description)
+    except Exception as error:  # a server that went away: what happened has happened all the same
+        _LOG.warning("%s is not shown: %r", outcome.task_id, error)
 
 
 def _page(workspace: Workspace, outcome: Outcome) -> str:
@@ -278,27 +277,33 @@ def candidates(workspace: Workspace, limit: int, *, retry_ended: bool = False) -
     return [*open_ones, *store.pending(), *(sorted(ended) if retry_ended else ())][:limit]
 
 
-async def _all(workspace: Workspace, task_ids: list[str], order: Order, concurrency: int) -> list[Outcome]:
+async def take_all(
+    workspace: Workspace, task_ids: list[str], order: Order, concurrency: int, steps: Steps = STEPS
+) -> list[Outcome]:
+    """Take many tasks to the gate inside the run of this moment, and show where they stand."""
     slots = asyncio.Semaphore(concurrency)
     progress = _Progress(len(task_ids))
 
     async def one(task_id: str) -> Outcome:
         async with slots:
-            outcome = await _guarded(workspace, task_id, order)
+            outcome = await _guarded(workspace, task_id, order, steps)
         progress.count()
         return outcome
 
     showing = asyncio.create_task(progress.show())
     try:
-        return await asyncio.gather(*(one(task_id) for task_id in task_ids))
+        outcomes = await asyncio.gather(*(one(task_id) for task_id in task_ids))
     finally:
         await progress.finish(showing)
+    page = exhibits.outcomes_page(outcomes, workspace.settings.api_url)
+    await acreate_markdown_artifact(page, key="dispatch-pending", description="Where the tasks of this run stand")
+    return outcomes
 
 
-async def _guarded(workspace: Workspace, task_id: str, order: Order) -> Outcome:
+async def _guarded(workspace: Workspace, task_id: str, order: Order, steps: Steps) -> Outcome:
     """One task of many: what is wrong with it must not stop the others."""
     try:
-        return await take_to_gate(workspace, task_id, order, STEPS)
+        return await take_to_gate(workspace, task_id, order, steps)
     except (Refused, UnknownAgent, BadAgentsFile) as error:
         return Outcome(task_id, "", "new", "Refused", str(error))
 

@@ -1,4 +1,4 @@
-"""Tells the Prefect server of every event of the log, so that people can hang automations on them. A doorbell, no record.
+"""Tells the Prefect server of every event of the log, for people to hang automations on. A doorbell, no record.
 
 What is told is kept in a short queue that never blocks anybody: a server that is down or slow costs the oldest of it.
 """

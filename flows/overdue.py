@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from flows import beats
 from flows.claims import is_claimed, try_claim
 from flows.pipeline import waits_for_us
 from flows.presence import is_dispatcher_alive
 from flows.work import due_warning
 from flows.workspace import Workspace
+from ssot import beats
 from ssot.intents import EndAttempt, TimeOutAck, WarnOfSilence
 from ssot.store import Refused
 from ssot.view import OpenAttempt

@@ -18,10 +18,10 @@ from flows.agents.protocol import AgentFailed, Message
 from flows.agents.registry import UnknownAgent, split_name
 from flows.claims import Claim, try_claim
 from flows.outcome import WAITING, Outcome, outcome_of
-from flows.work import MAX_REFUSED, Failure, TaskMoved, Work, find_agent, monotonic_of, see_task
+from flows.work import MAX_REFUSED, Failure, Pair, TaskMoved, Work, find_agent, monotonic_of, see_task
 from flows.workspace import Workspace
 from ssot.intents import Dispatch, EndAttempt, Intent, SendAck, SendResult, SendVerdict, TimeOutAck
-from ssot.rules import echo_difference
+from ssot.rules import echo_difference, forwarded_issues
 from ssot.states import OPEN, Stage, stage_of
 from ssot.store import Refused
 from ssot.task import AckBody, Invalid, Issue, ResultBody, Task, VerdictBody, parse_part
@@ -54,6 +54,14 @@ RESUME: Final = Order(of=())
 """Go on with what is open; begin nothing."""
 
 
+def again(found: Task) -> Order:
+    """The order that follows a rejection: the agents of the rejected attempt, and its issues verbatim."""
+    dispatch = found.current.dispatch if found.current else None
+    if dispatch is None:
+        return RESUME
+    return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=("rejected",))
+
+
 # ------------------------------------------------------------------------------------------------- hand-over
 
 
@@ -64,20 +72,39 @@ async def hand_over(workspace: Workspace, task_id: str, order: Order) -> Work | 
         Refused: the rules do not allow the dispatch, or there is no such task.
         UnknownAgent: the order names an agent that there is not.
     """
-    return await asyncio.to_thread(_hand_over, workspace, task_id, order)
-
-
-def _hand_over(workspace: Workspace, task_id: str, order: Order) -> Work | Outcome:
     while True:
-        task = see_task(workspace, task_id)
-        stage = stage_of(task)
-        if stage in OPEN:
-            return _claim_open(workspace, task, order)
-        if stage not in order.of:
-            return outcome_of(task) or Outcome(task_id, "", stage, WAITING, "never dispatched", task.seq)
-        begun = _begin(workspace, task, order)
+        found = await asyncio.to_thread(_prepare, workspace, task_id, order)
+        if not isinstance(found, _Beginning):
+            return found
+        begun = await _begin(workspace, found, order)
         if begun is not None:
             return begun
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """A new attempt, claimed before it is in the log."""
+
+    task: Task
+    dispatch: Dispatch
+    claim: Claim
+    agents: Pair
+
+
+def _prepare(workspace: Workspace, task_id: str, order: Order) -> Work | Outcome | _Beginning:
+    task = see_task(workspace, task_id)
+    stage = stage_of(task)
+    if stage in OPEN:
+        return _claim_open(workspace, task, order)
+    if stage not in order.of:
+        return outcome_of(task) or Outcome(task_id, "", stage, WAITING, "never dispatched", task.seq)
+    agents = workspace.agents()
+    pair = agents.executor(order.executor), agents.reviewer(order.reviewer)
+    patience_s = workspace.settings.ack_timeout_s
+    intent = Dispatch(random_id("d"), order.executor, order.reviewer, patience_s, issues=order.issues)
+    claim = try_claim(workspace.home, intent.dispatch_id)
+    assert claim is not None
+    return _Beginning(task, intent, claim, pair)
 
 
 def _claim_open(workspace: Workspace, task: Task, order: Order) -> Work | Outcome:
@@ -87,47 +114,36 @@ def _claim_open(workspace: Workspace, task: Task, order: Order) -> Work | Outcom
     if claim is None:
         why = "another process runs it"
         return Outcome(task.task_id, dispatch.dispatch_id, stage_of(task), WAITING, why, task.seq)
-    work = Work(workspace, see_task(workspace, task.task_id), dispatch, claim, order.actor)
-    outcome = work.outcome()
-    if outcome is not None:  # it went on before we had the claim, or it waits for somebody else
-        claim.release()
-        return outcome
-    return work
+    now = see_task(workspace, task.task_id)  # it may have gone on before we had the claim
+    return _unless_over(Work(workspace, now, dispatch, claim, order.actor), claim)
 
 
-def _begin(workspace: Workspace, task: Task, order: Order) -> Work | Outcome | None:
-    """A new attempt, claimed before it is in the log; None when somebody else was faster: look again."""
-    agents = workspace.agents()
-    agents.executor(order.executor), agents.reviewer(order.reviewer)
-    dispatch_id = random_id("d")
-    claim = try_claim(workspace.home, dispatch_id)
-    assert claim is not None
-    intent = Dispatch(
-        dispatch_id, order.executor, order.reviewer, workspace.settings.ack_timeout_s, issues=order.issues
-    )
+async def _begin(workspace: Workspace, new: _Beginning, order: Order) -> Work | Outcome | None:
+    """Begin an attempt; None when somebody else was faster: look again."""
     try:
         # A crash behind this line leaves an open attempt whose claim is free: the dispatcher runs it.
-        done = workspace.store.commit(task.task_id, intent, actor=order.actor)
+        done = await workspace.commit(new.task.task_id, new.dispatch, order.actor)
     except Refused as refused:
-        claim.release()
-        if refused.code == "invalid_transition" and stage_of(see_task(workspace, task.task_id)) != stage_of(task):
+        new.claim.release()
+        now = await asyncio.to_thread(see_task, workspace, new.task.task_id)
+        if refused.code == "invalid_transition" and stage_of(now) != stage_of(new.task):
             return None
         raise
     except BaseException:
-        claim.release()
+        new.claim.release()
         raise
-    return _started(workspace, done.task, claim, order)
-
-
-def _started(workspace: Workspace, task: Task, claim: Claim, order: Order) -> Work | Outcome:
-    dispatch = task.current.dispatch if task.current else None
+    dispatch = done.task.current.dispatch if done.task.current else None
     assert dispatch is not None
-    work = Work(workspace, task, dispatch, claim, order.actor)
+    return _unless_over(Work(workspace, done.task, dispatch, new.claim, order.actor, new.agents), new.claim)
+
+
+def _unless_over(work: Work, claim: Claim) -> Work | Outcome:
+    """The work, if there is some for us; a remote agent is not waited for."""
     outcome = work.outcome()
-    if outcome is not None:  # remote: nobody waits for it
-        claim.release()
-        return outcome
-    return work
+    if outcome is None:
+        return work
+    claim.release()
+    return outcome
 
 
 # ------------------------------------------------------------------------------------------------- listening
@@ -319,14 +335,14 @@ def patiently(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
     return patient
 
 
-BARE: Final = Steps(
-    patiently(hand_over),
-    receive_ack,
-    patiently(check_echo),
-    execute,
-    patiently(check_result),
-    review,
-    patiently(check_verdict),
+PLAIN: Final = Steps(hand_over, receive_ack, check_echo, execute, check_result, review, check_verdict)
+"""The steps as they are: whoever runs them sees to it that those which commit are run again when it was busy."""
+BARE: Final = replace(
+    PLAIN,
+    hand_over=patiently(hand_over),
+    check_echo=patiently(check_echo),
+    check_result=patiently(check_result),
+    check_verdict=patiently(check_verdict),
 )
 """The steps without Prefect."""
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from flows.line import line_to
 from flows.outcome import Outcome
-from flows.pipeline import RESUME, Order, take_to_gate
+from flows.pipeline import RESUME, again, take_to_gate
 from flows.presence import Link
 from flows.server import answers
 from flows.work import see_task
 from flows.workspace import Workspace, using
+from ssot.task import Task
 
 Kind = Literal["dispatch_task", "redispatch", "close_task"]
 TRIES: Final = 3
 """How often the server is asked before a dispatch goes without it: nobody waits for a dashboard."""
+CALLED: Final = "dispatcher"
+"""The tag of runs that live in the dispatcher's process: with it they end."""
 _ASK_S: Final = 0.5
 _BEGIN_S: Final = 15.0
 """How long a run may take to its first line before it is called again without Prefect."""
@@ -86,21 +90,22 @@ class Runner:
         self.link = "down" if self._url is not None else "none"
 
     async def _on_prefect(self, job: Job) -> None:
-        from flows import dispatch
         from prefect import tags
+
+        from flows import dispatch
 
         found = await asyncio.to_thread(see_task, self._workspace, job.task_id)
         begun = asyncio.Event()
-        flow, name = _named(job, dispatch.run_name(found))
+        call = _call_of(job, found)
         async with self._creating:
-            with using(self._workspace), tags(*dispatch.run_tags(self._workspace, found)):
+            with using(self._workspace), tags(CALLED, *dispatch.run_tags(self._workspace, found)):
                 token = dispatch.began.set(begun.set)
-                running = asyncio.create_task(_call(flow.with_options(flow_run_name=name), job.task_id))
+                running = asyncio.create_task(_with_line(self._url or "", call))
                 dispatch.began.reset(token)
             await self._until_begun(running, begun)
         await _finished(running)
 
-    async def _until_begun(self, running: asyncio.Task[None], begun: asyncio.Event) -> None:
+    async def _until_begun(self, running: asyncio.Task[Any], begun: asyncio.Event) -> None:
         waiting = asyncio.create_task(begun.wait())
         try:
             await asyncio.wait({running, waiting}, timeout=_BEGIN_S, return_when=asyncio.FIRST_COMPLETED)
@@ -125,19 +130,30 @@ class Runner:
         return await take_to_gate(self._workspace, job.task_id, order)
 
 
-def _named(job: Job, name: str) -> tuple[Any, str]:
+def _call_of(job: Job, found: Task) -> Callable[[], Coroutine[Any, Any, Any]]:
+    """The flow of a job, named and ready to be called."""
     from flows import dispatch
 
-    if job.kind == "close_task":
-        return dispatch.close_task, f"{job.task_id} closed"
-    return (dispatch.redispatch if job.kind == "redispatch" else dispatch.resume), name
+    flow: Any = {"close_task": dispatch.close_task, "redispatch": dispatch.redispatch}.get(job.kind)
+    told: dict[str, Any] = {"task_id": job.task_id, "return_state": True}
+    current = found.current.dispatch if found.current else None
+    if flow is None:
+        flow = dispatch.dispatch_task
+        told["begin"] = False
+        if current is not None:
+            told |= {"executor": current.executor, "reviewer": current.reviewer}
+    name = f"{job.task_id} closed" if job.kind == "close_task" else dispatch.run_name(found)
+    return lambda: flow.with_options(flow_run_name=name)(**told)
 
 
-async def _call(flow: Callable[..., Awaitable[Any]], task_id: str) -> None:
-    await flow(task_id, return_state=True)
+async def _with_line(prefect_api_url: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    from prefect.context import AsyncClientContext
+
+    async with AsyncClientContext(line_to(prefect_api_url) or None):
+        return await call()
 
 
-async def _finished(running: asyncio.Task[None]) -> None:
+async def _finished(running: asyncio.Task[Any]) -> None:
     """Wait for a run; when we are stopped, it is stopped too, and waited for."""
     try:
         await asyncio.shield(running)

@@ -31,8 +31,8 @@ _TAGS: Final[dict[str, str]] = {
 
 async def deployments(settings: Settings) -> list[RunnerDeployment]:
     """One deployment a flow. Those with a schedule have it switched off: people switch it on in the UI."""
-    from prefect.flows import EntrypointType
     from prefect.schedules import Schedule
+    from prefect.types.entrypoint import EntrypointType
 
     name = await _free_name(settings)
     known = await _known(name)
@@ -56,7 +56,7 @@ async def deployments(settings: Settings) -> list[RunnerDeployment]:
 
 
 async def _free_name(settings: Settings) -> str:
-    """The deployments' name: with the workspace's digest where another workspace on the same server has the plain one."""
+    """The deployments' name: with the workspace's digest where another workspace of that server has the plain one."""
     from prefect import get_client
     from prefect.exceptions import ObjectNotFound
 

@@ -36,11 +36,12 @@ PREFECT_ENVIRONMENT: Final[dict[str, str]] = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     # serve() looks for runs every 10 s by default: a start from the UI would take 6 s.
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-    # A server that is gone: the default of 5 retries holds a finished run for a minute.
-    "PREFECT_CLIENT_MAX_RETRIES": "2",
     # Every line of a run's log is another insert; what happened is in kircerta's own log. Trouble still shows.
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # Two requests before every run, for a protection that a local server does not have.
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     # It talks to nobody but us.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

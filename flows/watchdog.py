@@ -27,7 +27,9 @@ async def watchdog() -> State[Any]:
     rows = ((exhibits.link_to(api_url, one.task_id), exhibits.escaped(what(one))) for one in found)
     page = "\n".join(exhibits.table(("task", "found"), rows)) + "\n"
     await acreate_markdown_artifact(page, key="watchdog", description="What was overdue")
-    return Completed(name="FoundOverdue", message=f"{len(found)} found: " + ", ".join(one.task_id for one in found[:20]))
+    return Completed(
+        name="FoundOverdue", message=f"{len(found)} found: " + ", ".join(one.task_id for one in found[:20])
+    )
 
 
 def what(one: Overdue) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from audit.event import Draft
 from audit.stamp import rfc3339, seconds_of
-from flows import beats
 from flows.agents.protocol import Agent, AgentFailed, Message, Session, Silent, job_line
 from flows.agents.registry import Agents, BadAgentsFile, UnknownAgent
 from flows.claims import Claim
 from flows.outcome import WAITING, Outcome, attempt_of, outcome_of
 from flows.workspace import Workspace
+from ssot import beats
 from ssot.intents import Intent, SendHeartbeat, WarnOfSilence
 from ssot.rules import HEARTBEAT_EVENT_S
 from ssot.states import OPEN, Stage, stage_of_attempt
@@ -27,6 +27,10 @@ SLICE_S: Final = 1.0
 """How long an agent is listened to before the task is looked at again: somebody may have ended the attempt."""
 MAX_REFUSED: Final = 8
 """Messages of one agent that may be refused before it is no longer listened to."""
+
+
+Pair = tuple[Agent, Agent]
+"""An executor and a reviewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,15 @@ class TaskMoved(Exception):
 
 
 class Work:
-    """What the steps of one dispatch share. It holds nothing that counts: after a kill it is made anew."""
+    """What the steps of one dispatch share. It holds nothing that counts: after a kill it is made anew.
 
-    def __init__(self, workspace: Workspace, task: Task, dispatch: Dispatch, claim: Claim, actor: str) -> None:
+    Args:
+        agents: those of an attempt that begins; of one that is gone on with they are found here, which reads a file.
+    """
+
+    def __init__(
+        self, workspace: Workspace, task: Task, dispatch: Dispatch, claim: Claim, actor: str, agents: Pair | None = None
+    ) -> None:
         self.workspace = workspace
         self.task = task
         self.dispatch = dispatch
@@ -69,8 +79,9 @@ class Work:
         self.patience: dict[str, float] = {}
         self._claim = claim
         self._sessions: dict[str, tuple[Session, AsyncExitStack]] = {}
-        self._agents: dict[str, Agent] = {}
         self._last_beat_event = 0.0
+        self._may_have_signs = agents is None
+        self.executor, self.reviewer = agents or agents_of(workspace, dispatch)
 
     # ------------------------------------------------------------------------------------ where it stands
 
@@ -83,19 +94,6 @@ class Work:
     @property
     def stage(self) -> Stage:
         return stage_of_attempt(self.attempt)
-
-    @property
-    def executor(self) -> Agent:
-        return self._agent("executor", self.dispatch.executor)
-
-    @property
-    def reviewer(self) -> Agent:
-        return self._agent("reviewer", self.dispatch.reviewer)
-
-    def _agent(self, role: str, name: str) -> Agent:
-        if role not in self._agents:
-            self._agents[role] = find_agent(self.workspace, role, name)
-        return self._agents[role]
 
     def outcome(self) -> Outcome | None:
         """How it came out; None while there is something to do for this process."""
@@ -123,7 +121,7 @@ class Work:
     async def commit(self, intent: Intent, actor: str) -> Refused | None:
         """Commit a move; gives the refusal, if it was refused. Busy, StorageFailed and Corrupt go on to the caller."""
         try:
-            done = await asyncio.to_thread(self.workspace.store.commit, self.task.task_id, intent, actor=actor)
+            done = await self.workspace.commit(self.task.task_id, intent, actor)
         except Refused as refused:
             await self.look()
             return refused
@@ -144,6 +142,7 @@ class Work:
         if now - self._last_beat_event >= HEARTBEAT_EVENT_S:
             self._last_beat_event = now
             await self.commit(SendHeartbeat(self.dispatch.dispatch_id, note), self.executor.principal)
+        self._may_have_signs = True
         await asyncio.to_thread(beats.keep_sign, self.workspace.home, self.dispatch.dispatch_id)
 
     async def warn_if_silent(self) -> None:
@@ -158,7 +157,10 @@ class Work:
         """The agent at work, started when it is not. Raises AgentFailed."""
         if role not in self._sessions:
             agent = self.executor if role == "executor" else self.reviewer
-            job = await asyncio.to_thread(self._job, role, agent)
+            try:
+                job = self._job(role, agent, _not_here)
+            except _LongText:
+                job = await asyncio.to_thread(self._job, role, agent, self.workspace.store.blobs.text)
             stack = AsyncExitStack()
             self._sessions[role] = (await stack.enter_async_context(agent.open(job)), stack)
         return self._sessions[role][0]
@@ -166,8 +168,7 @@ class Work:
     def is_open(self, role: str) -> bool:
         return role in self._sessions
 
-    def _job(self, role: str, agent: Agent) -> bytes:
-        load = self.workspace.store.blobs.text
+    def _job(self, role: str, agent: Agent, load: Callable[[str], str]) -> bytes:
         task, result = self.task, self.attempt.result
         return job_line(
             "dispatch" if role == "executor" else "review",
@@ -223,10 +224,24 @@ class Work:
         try:
             for role in list(self._sessions):
                 await self.dismiss(role)
-            if self.stage not in OPEN:
+            if self._may_have_signs and self.stage not in OPEN:
                 await asyncio.to_thread(beats.forget_signs, self.workspace.home, self.dispatch.dispatch_id)
         finally:
             self._claim.release()
+
+
+class _LongText(Exception):
+    """A text of the job lies in a file of its own: the job is put together in a thread."""
+
+
+def _not_here(digest: str) -> str:
+    raise _LongText
+
+
+def agents_of(workspace: Workspace, dispatch: Dispatch) -> Pair:
+    """The agents of a dispatch that was made already. Reads a file."""
+    executor = find_agent(workspace, "executor", dispatch.executor)
+    return executor, find_agent(workspace, "reviewer", dispatch.reviewer)
 
 
 def find_agent(workspace: Workspace, role: str, name: str) -> Agent:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.agents.registry import Agents
+from flows.writer import Writer
+from ssot.intents import Intent
 from ssot.settings import Settings, load
-from ssot.store import Store
+from ssot.store import Committed, Store
 
 SOURCE = "kircerta/flows"
 
@@ -23,6 +26,10 @@ class Workspace:
 
     settings: Settings
     store: Store
+    writer: Writer = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "writer", Writer(self.store))
 
     @property
     def home(self) -> Path:
@@ -36,6 +43,10 @@ class Workspace:
     def open(cls, settings: Settings, source: str = SOURCE) -> Workspace:
         """Read the log and, after a reboot, compare the files."""
         return cls(settings, Store.open(settings.home, source=source, settings=settings.store, scan=False))
+
+    async def commit(self, task_id: str, intent: Intent, actor: str) -> Committed:
+        """`Store.commit`, off the event loop and together with what other runs commit at this moment."""
+        return await asyncio.wrap_future(self.writer.commit(task_id, intent, actor))
 
 
 _current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)

@@ -20,7 +20,7 @@ from ssot.blobs import Blobs
 from ssot.task import Task, document_bytes, document_digest, parse_known
 
 _BATCH: Final = 4096
-_MODELS: Final = 20_000
+KEPT_MODELS: Final = 20_000
 """How many tasks are kept as models; of the others the bytes are kept, a quarter of that."""
 _LOOKS: Final = 10
 _PAUSE_S: Final = 0.02
@@ -45,13 +45,13 @@ class Replayed:
         return self.problem is None and not (self.differing or self.missing or self.extra)
 
 
-def check(home: Path, progress: Callable[[int], None] = lambda events: None) -> Replayed:
+def check(home: Path, progress: Callable[[int], None] = lambda events: None, *, models: int = KEPT_MODELS) -> Replayed:
     """Replay the log of a workspace and compare every task file, byte for byte.
 
     Each event's `document_sha256` is checked on the way; `problem` says where the log does not lead to it. Others may
     write meanwhile: a file that differs is compared again with the log as it stands then.
     """
-    replay = _Replay(home, progress)
+    replay = _Replay(home, progress, models)
     try:
         replay.follow()
         return replay.compare()
@@ -64,7 +64,8 @@ def check(home: Path, progress: Callable[[int], None] = lambda events: None) -> 
 class _Replay:
     """All tasks as the log gives them, and the digest of each document."""
 
-    def __init__(self, home: Path, progress: Callable[[int], None]) -> None:
+    def __init__(self, home: Path, progress: Callable[[int], None], most_models: int) -> None:
+        self.most_models = most_models
         self.tasks_folder = home / "ssot" / "tasks"
         self.blobs = Blobs(home / "ssot" / "blobs")
         self.progress = progress
@@ -108,7 +109,7 @@ class _Replay:
             raise Corrupt(f"seq {event.seq} ({event.type} of {task_id}) does not lead to the document it names")
         self.digests[task_id] = digest
         self.models[task_id] = task
-        if len(self.models) > _MODELS:
+        if len(self.models) > self.most_models:
             oldest, model = self.models.popitem(last=False)
             self.documents[oldest] = document_bytes(model)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from audit.log import SEGMENT_BYTES
 from ssot.rules import Policy
@@ -117,7 +117,7 @@ def load(**overrides: Any) -> Settings:
     the workspace's ``.secrets/``.
     """
     try:
-        settings = Settings(**{**_secrets_from_files(os.environ), **overrides})
+        settings = Settings(**{**_secrets_from_files(os.environ, _dot_env()), **overrides})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
@@ -133,15 +133,23 @@ def _variable(name: str) -> str:
     return name if name == "PREFECT_API_URL" else f"KIRCERTA_{name.upper()}"
 
 
-def _secrets_from_files(environment: Mapping[str, str]) -> dict[str, str]:
+def _dot_env() -> Mapping[str, str | None]:
+    """What the ``.env`` file says, by upper-case name."""
+    return {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()}
+
+
+def _secrets_from_files(environment: Mapping[str, str], dot_env: Mapping[str, str | None]) -> dict[str, str]:
     found = {}
     for name, field in Settings.model_fields.items():
-        path = environment.get(f"KIRCERTA_{name.upper()}_FILE")
+        variable = f"{_variable(name)}_FILE"
+        path = environment.get(variable)
+        if path is None and _variable(name) not in environment:  # the environment comes before the `.env` file
+            path = dot_env.get(variable)
         if path and field.annotation == (SecretStr | None):
             try:
                 found[name] = Path(path).read_text().strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"KIRCERTA_{name.upper()}_FILE: {path} cannot be read ({error})") from None
+                raise SettingsError(f"{variable}: {path} cannot be read ({error})") from None
     return found
 
 

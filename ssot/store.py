@@ -29,6 +29,7 @@ from ssot.intents import Create, Intent
 from ssot.rules import Policy, Refusal, Signs
 from ssot.task import (
     TASK_ID,
+    Invalid,
     Task,
     document_bytes,
     document_digest,
@@ -107,6 +108,16 @@ class _Findings:
     rewrite: list[str] = field(default_factory=list)
     untouchable: set[str] = field(default_factory=set)
     claimed: dict[str, str] = field(default_factory=dict)  # the names of new tasks, by their casefolded form
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """A task as its file shows it, and the last of its events that was passed by on the way there."""
+
+    task: Task
+    document: bytes
+    passed: Event | None = None
+    signs: dict[str, Event] = field(default_factory=dict)
 
 
 class Store:
@@ -207,11 +218,15 @@ class Store:
             try:
                 if self._astray:
                     raise Rewound("the view is behind its reader")
-                while batch := self._reader.read(limit=4096):
-                    self._take_in(batch)
+                self._take_in(self._news())
             except Rewound:
                 self._start_over()
             self._note_seen()
+
+    def _news(self) -> Iterator[Event]:
+        """What the log holds behind the reader, to its end."""
+        while batch := self._reader.read(limit=4096):
+            yield from batch
 
     def _start_over(self) -> None:
         """The log was replaced by another: forget everything, read it from its beginning."""
@@ -220,16 +235,18 @@ class Store:
         self._reader.restart()
         self._checkpoint_seq = 0
         self._astray = False
-        while batch := self._reader.read(limit=4096):
-            self._take_in(batch)
+        self._take_in(self._news())
 
     def _note_seen(self) -> None:
         self._seen = self._reader.end
 
     def _take_in(self, events: Iterable[Event]) -> None:
         self._astray = True  # whatever stops this halfway: the next one begins anew
+        ahead: dict[str, _Ahead] = {}
         for event in events:
-            self._apply(event)
+            self._apply(event, ahead=ahead)
+        if ahead:
+            self._go_back(ahead)
         self._astray = False
 
     @contextmanager
@@ -251,19 +268,19 @@ class Store:
         except OSError as error:
             raise files.storage_error(error, f"the workspace {self.home}") from error
 
-    def _apply(self, event: Event, planned: _Planned | None = None) -> None:
-        """Bring the view behind one event."""
+    def _apply(self, event: Event, planned: _Planned | None = None, *, ahead: dict[str, _Ahead] | None = None) -> None:
+        """Bring the view behind one event. `ahead`: tasks whose files already show what is still to be read."""
         kind = KINDS.get(event.type)
         if kind is not None and kind.changes_task:
-            task, document = (planned.task, planned.document) if planned else self._evolved(event)
-            assert task is not None
-            self.view.put(task, document, event.data["document_sha256"])
-            self._keep_parsed(document, task)
+            if ahead is None or not self._is_passed_by(event, ahead):
+                self._put(event, *((planned.task, planned.document) if planned else self._evolved(event)))
             self.view.last_change = (event.seq, event.cursor)
             self.view.held.pop(f"{event.subject}.json", None) if event.type == "task_adopted" else None
         elif kind is None and "document_sha256" in event.data:
             raise Corrupt(f"seq {event.seq} is a {event.type}, which a newer kircerta wrote: update this one")
         elif event.type in ("heartbeat", "heartbeat_warning"):
+            if ahead and (far := ahead.get(event.subject or "")):
+                far.signs[event.type] = event
             self.view.sign_of_life(event)
         elif event.type == "task_invalid":
             self.view.hold(event)
@@ -275,17 +292,73 @@ class Store:
         if "delivery_key" in event.data and event.type not in deliveries.REPEATS:
             self.view.remember_delivery(bytes.fromhex(event.data["delivery_key"]), event.seq)
 
+    def _put(self, event: Event, task: Task | None, document: bytes) -> None:
+        assert task is not None
+        self.view.put(task, document, event.data["document_sha256"])
+        self._keep_parsed(document, task)
+
+    # While many events are read at once, a task's older versions interest nobody: its file already shows the newest,
+    # and the log says by its digest that this is it. Only a file that promises too much sends us back into the log.
+
+    def _is_passed_by(self, event: Event, ahead: dict[str, _Ahead]) -> bool:
+        """Whether this event needs no evolving: the file shows its outcome, or that of a later one."""
+        task_id = event.subject
+        assert task_id is not None
+        far = ahead.get(task_id)
+        if far is None and task_id not in self.view.documents:
+            far = self._ahead_of(event)
+        if far is None:
+            return False
+        far.passed = event
+        if event.seq < far.task.seq:
+            ahead[task_id] = far
+            return True
+        ahead.pop(task_id, None)
+        if (event.seq, event.data.get("document_sha256")) == (far.task.seq, document_digest(far.document)):
+            self._put(event, far.task, far.document)
+        else:
+            self._put(event, *self._rebuilt_as(event))
+        self._tell_signs(far)
+        return True
+
+    def _ahead_of(self, event: Event) -> _Ahead | None:
+        try:
+            document, _ = files.read_regular(self._path(str(event.subject)))
+            task = parse_known(document)
+        except (OSError, NotRegular, Invalid):
+            return None
+        return _Ahead(task, document) if task.task_id == event.subject and task.seq >= event.seq else None
+
+    def _go_back(self, ahead: dict[str, _Ahead]) -> None:
+        """The log ended before the files' promises came true: take these tasks from the log after all."""
+        wanted = {task_id: far.passed.seq for task_id, far in ahead.items() if far.passed}
+        tasks = self._rebuilt_many(wanted)
+        for task_id, far in ahead.items():
+            assert far.passed is not None
+            self._put(far.passed, *self._checked(far.passed, tasks[task_id]))
+            self._tell_signs(far)
+
+    def _tell_signs(self, far: _Ahead) -> None:
+        for event in sorted(far.signs.values(), key=lambda event: event.seq):
+            self.view.sign_of_life(event)
+
+    def _rebuilt_as(self, event: Event) -> tuple[Task, bytes]:
+        return self._checked(event, self._rebuilt(str(event.subject), event.seq))
+
+    def _checked(self, event: Event, task: Task) -> tuple[Task, bytes]:
+        document = document_bytes(task)
+        if document_digest(document) != event.data.get("document_sha256"):
+            raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) does not lead to the document it names")
+        return task, document
+
     def _evolved(self, event: Event) -> tuple[Task, bytes]:
         """What an event makes of its task: computed, and compared with the digest that the event carries."""
         assert event.subject is not None
         try:
             task = rules.evolve(self._task_or_none(event.subject), event, self.facts(event))
-            document, expected = document_bytes(task), event.data["document_sha256"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) makes no sense: {error!r:.300}") from None
-        if document_digest(document) != expected:
-            raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) does not lead to the document it names")
-        return task, document
+        return self._checked(event, task)
 
     def facts(self, event: Event) -> dict[str, Any]:
         """An event's data, with what did not fit its line put back."""
@@ -326,6 +399,21 @@ class Store:
         if task is None:
             raise Corrupt(f"the log does not tell how {task_id} stood at seq {seq}")
         return task
+
+    def _rebuilt_many(self, wanted: dict[str, int]) -> dict[str, Task]:
+        """Several tasks as they stood after an event each; many of them in one go through the log."""
+        if len(wanted) <= 3:
+            return {task_id: self._rebuilt(task_id, seq) for task_id, seq in wanted.items()}
+        tasks: dict[str, Task] = {}
+        for event in self.events():
+            if (
+                event.seq <= wanted.get(event.subject or "", 0)
+                and (kind := KINDS.get(event.type))
+                and kind.changes_task
+            ):
+                assert event.subject is not None
+                tasks[event.subject] = rules.evolve(tasks.get(event.subject), event, self.facts(event))
+        return tasks
 
     def task(self, task_id: str) -> Task:
         """The task as it stands. Raises Refused (not_found)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import orjson
@@ -43,6 +44,7 @@ def _task_id(value: str) -> str:
     return value
 
 
+@lru_cache(4096)
 def _timestamp(value: str) -> str:
     if not _RFC3339.fullmatch(value):
         raise ValueError("a time is RFC 3339 in UTC, e.g. 2026-01-31T09:00:00Z")
@@ -63,7 +65,7 @@ def _hex_digest(value: str) -> str:
 
 
 def _no_line_break(value: str) -> str:
-    if any(char in value for char in "\n\r\x00"):
+    if "\n" in value or "\r" in value or "\x00" in value:
         raise ValueError("one line without line breaks is expected")
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 from sortedcontainers import SortedList
@@ -15,7 +15,7 @@ from audit.files import Signature
 from audit.stamp import seconds_of
 from ssot.rules import Signs
 from ssot.states import OPEN, Stage, stage_of
-from ssot.task import Task
+from ssot.task import Source, Status, Task
 
 DOCUMENT_CACHE_BYTES: Final = 64 * 1024 * 1024
 IDEMPOTENCY_S: Final = 24 * 3600.0
@@ -288,7 +288,7 @@ class View:
     def _matching(self, query: Query) -> SortedList[Key]:
         if query.status is None and query.source is None and not query.text:
             return self.by_all
-        groups = [self._group(name) for name in (query.status, query.source) if name is not None]
+        groups = [self.by_group.get(name, SortedList()) for name in (query.status, query.source) if name is not None]
         if len(groups) == 1 and not query.text:
             return groups[0]
         candidates = min(groups, key=len) if groups else self.by_all
@@ -301,8 +301,8 @@ class View:
         return not query.text or query.text.casefold() in f"{entry.task_id}\n{entry.title}".casefold()
 
     def counts(self) -> dict[str, int]:
-        """How many tasks there are of each status and of each source."""
-        return {name: len(keys) for name, keys in sorted(self.by_group.items())}
+        """How many tasks there are of each status and of each source, 0 where there are none."""
+        return {name: len(self.by_group.get(name, ())) for name in (*get_args(Status), *get_args(Source))}
 
 
 def _cursor_of(key: Key) -> str:

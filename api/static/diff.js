@@ -4,6 +4,7 @@ import { add, h, pieces, said } from "./dom.js";
 
 const OPEN_LINES = 300; // larger files start folded
 const PART = 1500; // lines drawn at once
+const PAIRED = 100; // longer blocks are not compared line by line
 
 /** The files of a unified diff: `{path, from, kind, added, removed, lines}`; a line is `[kind, old, new, text]`. */
 export function parse(text) {
@@ -145,8 +146,9 @@ function counterpart(lines, index) {
   if (kind === "same") return null;
   let from = index;
   let upTo = index;
-  while (from > 0 && lines[from - 1][0] === kind) from--;
-  while (upTo + 1 < lines.length && lines[upTo + 1][0] === kind) upTo++;
+  while (from > 0 && lines[from - 1][0] === kind && upTo - from <= PAIRED) from--;
+  while (upTo + 1 < lines.length && lines[upTo + 1][0] === kind && upTo - from <= PAIRED) upTo++;
+  if (upTo - from > PAIRED) return null;
   const size = upTo - from + 1;
   const other = kind === "added" ? "removed" : "added";
   const start = kind === "added" ? from - size : upTo + 1;

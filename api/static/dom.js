@@ -136,6 +136,9 @@ export function dialog(title, body, buttons = [], onSubmit = null) {
       delete form.dataset.busy;
     }
   });
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
   document.body.append(shown);
   shown.showModal();
   return shown;

@@ -26,7 +26,7 @@ export function openGate(move, task, desk) {
   describe(seen, move, task);
   const submit = h("button", { type: "submit", class: move === "approve" ? "good" : move === "reject" ? "bad" : "primary" }, word);
   const body = [about, seen, notice, h("label", {}, "Reason", reason), issues?.element];
-  const shown = dialog(`${word} ${attempt && move !== "unlock" ? `attempt ${attempt.attempt}` : "this task"}`, body, [submit], async (box) => {
+  const shown = dialog(titleOf(word, move, task), body, [submit], async (box) => {
     clear(box.querySelector(".error"));
     if (move !== "approve" && !reason.value.trim()) {
       reason.focus();
@@ -52,6 +52,11 @@ export function openGate(move, task, desk) {
   return shown;
 }
 
+function titleOf(word, move, task) {
+  const attempt = task.attempts[task.attempts.length - 1];
+  return `${word} ${attempt && move !== "unlock" ? `attempt ${attempt.attempt}` : "this task"}`;
+}
+
 function describe(place, move, task) {
   clear(place);
   if (move === "unlock" || !task.review_digest) return;
@@ -72,6 +77,7 @@ async function refused(error, gate, { box, notice, seen, submit, issues, word })
   const now = await gate.desk.read();
   gate.task = now;
   gate.desk.done(now);
+  box.querySelector("h2").textContent = titleOf(word, gate.move, now);
   describe(seen, gate.move, now);
   issues?.renew(now);
   clear(notice).append(

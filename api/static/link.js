@@ -65,7 +65,7 @@ export class Link {
       .request(NAME, options, () => this._lead())
       .catch(() => {
         // Stolen from us: hear the other one from now on.
-        this.leads = false;
+        this._leads(false);
         this._reading?.abort();
         this._heard = Date.now();
         this._stand({});
@@ -73,13 +73,18 @@ export class Link {
   }
 
   async _lead() {
-    this.leads = true;
+    this._leads(true);
     while (this.leads) await this._connectOnce();
+  }
+
+  _leads(leads) {
+    this.leads = leads;
+    this._emit("state", this.state, this.why);
   }
 
   /** Without locks every tab is on its own, and only while it is looked at: browsers allow some six connections. */
   async _alone() {
-    this.leads = true;
+    this._leads(true);
     for (;;) {
       if (document.hidden && Date.now() - this._hiddenSince > HIDDEN_MS) await this._until(() => !document.hidden);
       await this._connectOnce();

@@ -66,6 +66,7 @@ const LIGHTS = { live: "Live", "catching up": "Catching up", lost: "Lost", conne
 function drawLight() {
   const light = document.getElementById("light");
   light.dataset.state = link.state.replace(" ", "-");
+  light.dataset.leads = link.leads;
   light.lastElementChild.textContent = LIGHTS[link.state];
   light.title = link.state === "lost" ? `Not live: ${link.why}. It is tried again.` : link.leads ? "This tab holds the connection" : "Shared with another tab";
 }

@@ -8,6 +8,8 @@ import { flash } from "./list.js";
 import { stageOf } from "./tasks.js";
 import { badge, kindWord, saying, toneOf } from "./words.js";
 
+const MAX_ROWS = 300; // operations drawn before somebody asks for the rest
+
 export class TaskView {
   constructor(tasks, session, listAddress) {
     this.tasks = tasks;
@@ -63,9 +65,9 @@ export class TaskView {
   }
 
   async _readTimeline(taskId) {
-    const found = [];
-    const created = this.task.created_at;
-    for await (const event of events({ subject: taskId, since: created })) found.push(event);
+    let found = await collected({ subject: taskId, since: this.task.created_at });
+    // Who wrote the file set `created_at`: where the beginning is missing, it was set too late.
+    if (!found.some(begins)) found = await collected({ subject: taskId });
     if (taskId !== this.taskId) return;
     const seen = new Set(found.map((event) => event.seq));
     for (const event of this.timeline) if (!seen.has(event.seq)) found.push(event);
@@ -274,6 +276,7 @@ export class TaskView {
       const section = this._sections.get(`attempt ${number}`)?.element;
       section?.querySelectorAll("details.fold").forEach((fold) => (fold.open = true));
       if (section?.tagName === "DETAILS") section.open = true;
+      section?.querySelectorAll(".wide > button.more").forEach((button) => button.click());
       setTimeout(() => this._arrive(find()), 30);
       return;
     }
@@ -423,8 +426,9 @@ export class TaskView {
           "table",
           { class: "worklog" },
           h("thead", {}, h("tr", {}, ["Op", "Action", "Target", "Exit", "Criteria", "At"].map((word) => h("th", { scope: "col" }, word)))),
-          h("tbody", {}, result.work_log.map(row)),
+          h("tbody", {}, result.work_log.slice(0, MAX_ROWS).map(row)),
         ),
+        result.work_log.length > MAX_ROWS && rest(result.work_log, row),
       );
     const snapshot = result.diff_snapshot;
     return h(
@@ -613,12 +617,29 @@ export class TaskView {
 // ------------------------------------------------------------------------------------------------ pieces
 
 const last = (task) => task.attempts[task.attempts.length - 1];
+const begins = (event) => event.type === "task_created" || (event.type === "task_adopted" && event.data.new);
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+async function collected(query) {
+  const found = [];
+  for await (const event of events(query, 400)) found.push(event);
+  return found;
+}
 
 function duration(from, to) {
   const ms = Date.parse(to) - Date.parse(from);
   if (ms < 1000) return `${ms} ms`;
   return ms < 60_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 60_000)} min`;
+}
+
+/** The operations beyond the first ones, once they are asked for. */
+function rest(work, row) {
+  const more = h("button", { type: "button", class: "more" }, `Show all ${work.length} operations`);
+  more.addEventListener("click", () => {
+    more.previousElementSibling.tBodies[0].append(...work.slice(MAX_ROWS).map(row));
+    more.remove();
+  });
+  return more;
 }
 
 function globs(scope) {

@@ -18,7 +18,7 @@ from scripts.dev import showcase  # noqa: E402
 from tests.browser.conftest import CHROMIUM, FLAGS, Site  # noqa: E402
 
 SIZE = {"width": 1280, "height": 760}
-TALL = {"width": 1280, "height": 1080}
+TALL = {"width": 1280, "height": 900}
 SHOTS = {
     "dashboard-list": ("/", ".space > .row"),
     "dashboard-task": ("/#/tasks/lease-renewal", ".timeline li"),

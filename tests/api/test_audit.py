@@ -99,6 +99,8 @@ async def test_an_edited_log_is_a_503(home: Path, store: Store) -> None:
     task(store, "T-2")
     async with api(home) as client:
         path = home / "audit" / "events.jsonl"
-        path.write_bytes(path.read_bytes().replace(b"let greet", b"let hello"))
+        edited = path.with_name("edited")
+        edited.write_bytes(path.read_bytes().replace(b"let greet", b"let hello"))
+        edited.rename(path)
         answer = await client.get("/api/audit")
     assert (answer.status_code, answer.json()["code"]) == (503, "log_corrupt")

@@ -102,6 +102,7 @@ async def test_an_approval_may_come_without_a_body(home: Path, store: Store) -> 
         ("dispatched", "ack", {**examples.ACK, "dispatch_id": "d-other"}, {}, (409, "wrong_dispatch")),
         ("needs_review", "approve", {"review_digest": "sha256:" + "0" * 64}, {}, (409, "stale_review")),
         ("needs_review", "approve", {"review_digest": "nonsense"}, {}, (409, "stale_review")),
+        ("new", "approve", {"reason": None, "review_digest": None}, {}, (409, "invalid_transition")),
         ("needs_review", "approve", None, bearer(EXECUTOR, "approver"), (403, "self_approval")),
         ("delivered", "verdict", None, bearer(EXECUTOR, "reviewer"), (403, "self_review")),
         ("acknowledged", "result", None, bearer("another", "executor"), (403, "not_the_executor")),

@@ -111,6 +111,16 @@ def test_head_sends_no_body(port: int) -> None:
     assert (status(answer), answer.partition(b"\r\n\r\n")[2]) == (200, b"")
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/api/tasks", f"/api/tasks/{TASK_ID}", "/"])
+def test_the_connection_goes_on_after_a_head(port: int, path: str) -> None:
+    head = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    last = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head + head + last)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
 def test_a_full_disk_is_a_507_and_passes(running: tuple[subprocess.Popen[bytes], int], workspace: Path) -> None:
     """The largest size of a file is set to that of the log: it can grow no more."""
     process, port = running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
@@ -229,6 +230,15 @@ async def test_comments_come_while_a_filter_lets_nothing_through(store: Store) -
         assert line.told == []
 
 
+async def test_comments_come_on_a_busy_stream_too(store: Store) -> None:
+    async with streaming(store.audit_folder, comment_s=0.6) as stream, Line(stream) as line:
+        for number in range(40):  # never as quiet as 0.6 s
+            alert(store, number)
+            await line.tells(number + 1)
+            await asyncio.sleep(0.05)
+        assert b": still here\n\n" in line.body
+
+
 async def test_who_does_not_read_is_cut_off_and_nobody_waits(store: Store) -> None:
     async with (
         streaming(store.audit_folder, send_s=0.4, lag_s=0.4) as stream,
@@ -348,6 +358,25 @@ async def test_a_log_that_contradicts_itself_ends_the_streams_and_refuses_new_on
         async with Line(stream) as refused:
             await refused.ends()
             assert (refused.status, orjson.loads(refused.body)["code"]) == (503, "log_corrupt")
+
+
+async def test_a_log_that_was_mended_goes_on_without_a_gap(store: Store) -> None:
+    log = store.audit_folder / "events.jsonl"
+    first = alert(store)
+    async with streaming(store.audit_folder) as stream, Line(stream) as line:
+        alert(store, 1)
+        await line.tells(1)
+        good = log.read_bytes()
+        other = Store.open(store.home, source="kircerta/other")
+        following = [alert(other, 2).line, alert(other, 3).line]
+        other.close()
+        await line.tells(3)
+        log.write_bytes(good + following[0] + b"\nno event\n")
+        await line.ends()
+        log.write_bytes(good + b"\n".join([*following, b""]))
+        await until(lambda: stream.problem is None)
+        async with Line(stream, headers={"Last-Event-ID": first.cursor}) as resumed:
+            assert [told.seq for told in await resumed.tells(3)] == [2, 3, 4]
 
 
 # -------------------------------------------------------------------------------------------- replicas, cuts

@@ -6,10 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from cli.dispatch import leave_to_others
+from cli.workspace import open_store
+from flows.pipeline import Order
+from flows.workspace import Workspace
+from ssot.settings import load
 from tests.cli.conftest import Run
 
 
@@ -116,3 +122,14 @@ def test_ctrl_c_stops_the_agents_and_leaves_the_attempt_open(run: Run) -> None:
     _, alive = psutil.wait_procs(agents, timeout=5)
     assert alive == []
     assert run("task", "show", "T-1", "--json").json["attempts"][0]["ended"] is None
+
+
+@pytest.mark.slow
+def test_when_the_dispatcher_dies_and_stays_away_its_work_is_done_here(run: Run, home: Path) -> None:
+    create(run, "T-1")
+    settings = load()
+    with open_store(settings) as store:
+        order = Order("fake-inproc", "fake-inproc", "alice@cli")
+        outcomes = leave_to_others(Workspace(settings, store), ["T-1"], order, "review", None)
+    assert [(one.task_id, one.stage) for one in outcomes] == [("T-1", "needs_review")]
+    assert run("audit", "tail", "--type", "task_dispatched", "--json").out.count("\n") == 1

@@ -39,10 +39,14 @@ def test_every_command_has_help_with_an_example(path: str, run: Run) -> None:
     assert "kircerta" in ran.out.split("Example: ")[1]
 
 
-def test_the_commands_are_those_that_are_promised() -> None:
-    promised = """up api dispatch approve reject unlock token doctor
-        task:list task:show task:create task:import audit:tail audit:verify audit:replay audit:export"""
-    assert {name.replace(":", " ") for name in promised.split()} <= {path for path, _ in commands()}
+PROMISED = """up api dispatch approve reject unlock token doctor
+    task:list task:show task:create task:import audit:tail audit:verify audit:replay audit:export"""
+
+
+@pytest.mark.parametrize("name", PROMISED.split())
+def test_every_promised_command_is_there_and_prints_json_where_asked(name: str) -> None:
+    command = dict(commands())[name.replace(":", " ")]
+    assert "--json" in {option for parameter in command.params for option in parameter.opts}
 
 
 def test_commands_that_read_import_neither_prefect_nor_servers() -> None:

@@ -65,6 +65,7 @@ def test_the_dead_start_again_and_it_is_said(tmp_path: Path) -> None:
     assert "worker died (by SIGKILL: up)" in said[0]
 
 
+@pytest.mark.slow
 def test_who_dies_at_once_again_and_again_is_given_up(tmp_path: Path) -> None:
     log = tmp_path / "log"
     supervisor = Supervisor(lambda line: None)

@@ -13,7 +13,7 @@ import pytest
 
 from cli import up
 from cli.failures import WrongUse
-from cli.up import Plan, greeting, keep_key
+from cli.up import AtTheGate, Plan, greeting, keep_key
 from cli.workspace import Running, lock_file, running
 from flows.server import free_port
 from ssot.settings import load
@@ -105,15 +105,9 @@ def test_one_port_cannot_serve_two(home: Path) -> None:
         up.check_ports(Plan(load(), "127.0.0.1", port, port))
 
 
-def test_the_greeting_names_what_waits(home: Path) -> None:
+def test_the_greeting_approves_what_is_good_and_rejects_what_is_not(home: Path) -> None:
     plan = Plan(load(), "127.0.0.1", 8123, 4321)
-    told = "\n".join(greeting(plan, ["T-1", "T-2"]))
-    for part in (
-        "http://127.0.0.1:8123/docs",
-        "http://127.0.0.1:4321",
-        "approve T-1",
-        "tasks/T-2/reject",
-        f"KIRCERTA_HOME={home}",
-    ):
+    told = "\n".join(greeting(plan, [AtTheGate("T-1", "reject"), AtTheGate("T-2", "approve")]))
+    for part in ("http://127.0.0.1:8123/docs", "http://127.0.0.1:4321", "approve T-2", "tasks/T-1/reject", str(home)):
         assert part in told
-    assert "approve" not in "\n".join(greeting(plan, [])).replace("--role approver", "")
+    assert " approve " not in "\n".join(greeting(plan, []))

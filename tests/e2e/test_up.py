@@ -149,7 +149,7 @@ def test_up_takes_examples_to_the_gate_its_own_words_decide_them_and_nothing_sta
     began = time.monotonic()
     again = machine.up()
     assert time.monotonic() - began < 30
-    assert "examples" not in again
+    assert "\n  examples " not in again
     page = httpx.get(f"http://127.0.0.1:{machine.port}/api/tasks").json()
     assert {row["task_id"]: row["status"] for row in page["tasks"]}["T-1"] == "needs_review"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -95,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

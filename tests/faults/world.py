@@ -41,9 +41,10 @@ def result_of(task: Task, summary: str = "done") -> ResultBody:
 
 def verdict_of(task: Task, *, approve: bool = True) -> VerdictBody:
     """A right verdict on the task's current result."""
+    if approve:
+        return VerdictBody(dispatch_id=dispatch_id(task), decision="approve", summary="seen")
     issue = Issue(issue_id="IS-1", criterion_ref="AC-1", op_refs=("OP-1",), severity="major", text="not yet")
-    decision, issues = ("approve", ()) if approve else ("reject", (issue,))
-    return VerdictBody(dispatch_id=dispatch_id(task), decision=decision, summary="seen", issues=issues)
+    return VerdictBody(dispatch_id=dispatch_id(task), decision="reject", summary="seen", issues=(issue,))
 
 
 def dispatch_id(task: Task) -> str:

@@ -34,7 +34,7 @@ def choose(store: Store, dice: random.Random, tasks: int) -> str:
         return f"T-{len(store.view.entries)}"
     for group in groups:
         if place < len(group):
-            return group[place][1]
+            return str(group[place][1])
         place -= len(group)
     raise AssertionError("a place among those counted")
 

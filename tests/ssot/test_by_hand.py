@@ -493,7 +493,7 @@ def test_what_is_no_regular_file_is_held_and_blocks_nobody(store: Store, tmp_pat
     ]
     assert len(held(tmp_path)) == 4
     assert len(store.held_files()) == 4
-    assert store.view.counts() == {"manual": 1, "pending": 1}
+    assert list(store.view.entries) == ["T-1"]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "symlink", "folder"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audit.stamp import rfc3339
-from ssot import intents
+from ssot import intents, replay
 from ssot.rules import forwarded_issues, rejects_in_a_row
 from ssot.store import Refused, Store
 from ssot.task import Criterion, Echo, review_digest
@@ -525,7 +525,5 @@ def test_a_thousand_criteria_and_two_thousand_operations_fit(store: Store, tmp_p
     walk.reject(review_digest=review_digest(walk.task))
     walk.dispatch()
     assert all(len(event.line) < 64 * 1024 for event in builders.events(tmp_path))
-    from ssot import replay
-
     assert replay.check(tmp_path).ok
     assert a_store(tmp_path).document("T-1") == store.document("T-1")

@@ -13,11 +13,13 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audit.event import Corrupt
 from ssot.rules import title_from
 from ssot.task import (
     MAX_INLINE_BYTES,
     TASK_ID,
     AckBody,
+    Criterion,
     Invalid,
     ResultBody,
     Task,
@@ -160,8 +162,6 @@ def test_a_text_over_32_kib_goes_into_a_blob_and_comes_back() -> None:
 
 
 def test_long_texts_anywhere_are_put_aside_and_the_detail_puts_them_back(tmp_path: Path) -> None:
-    from ssot.task import Criterion
-
     store = a_store(tmp_path)
     walk = Walk(store)
     diff = builders.diff_text() + "".join(
@@ -197,8 +197,6 @@ def test_long_texts_anywhere_are_put_aside_and_the_detail_puts_them_back(tmp_pat
 
 
 def test_a_blob_that_was_changed_or_is_missing_is_corrupt(tmp_path: Path) -> None:
-    from audit.event import Corrupt
-
     store = a_store(tmp_path)
     Walk(store).create(request_text=LONG)
     (blob,) = (tmp_path / "ssot" / "blobs").iterdir()

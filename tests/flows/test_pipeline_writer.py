@@ -1,0 +1,65 @@
+"""Commits of several runs go into the log together, each with its own answer."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import Future
+
+import pytest
+
+from flows.workspace import Workspace
+from ssot.intents import Create, Dispatch, Reject
+from ssot.store import Committed, Refused
+from tests.flows.conftest import add_task
+
+
+def all_of(answers: list[Future[Committed]]) -> list[str]:
+    found = []
+    for answer in answers:
+        error = answer.exception(timeout=10)
+        assert error is None or isinstance(error, Refused)
+        found.append("committed" if error is None else error.code)
+    return found
+
+
+def test_each_wish_gets_its_own_answer(workspace: Workspace) -> None:
+    for number in range(20):
+        add_task(workspace, f"T-{number}")
+    commit = workspace.writer.commit
+    answers = [commit(f"T-{number}", Dispatch(f"d-{number}"), "dispatcher") for number in range(20)]
+    answers += [commit("T-nobody", Dispatch("d-x"), "dispatcher"), commit("T-1", Reject(" "), "alice")]
+    assert all_of(answers) == ["committed"] * 20 + ["not_found", "reason_required"]
+    assert answers[3].result().task.task_id == "T-3"
+    kinds = Counter(event.type for event in workspace.store.events())
+    assert kinds["task_dispatched"] == 20
+
+
+def test_wishes_for_one_task_are_judged_one_after_the_other(workspace: Workspace) -> None:
+    add_task(workspace)
+    answers = [workspace.writer.commit("T-1", Dispatch(f"d-{number}"), "dispatcher") for number in range(5)]
+    assert sorted(all_of(answers)) == ["committed"] + ["invalid_transition"] * 4
+
+
+def test_a_wish_that_was_taken_back_in_time_is_not_carried_out(workspace: Workspace) -> None:
+    holding, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with workspace.store.log.transact(workspace.store._reader):
+            holding.set()
+            release.wait(5)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    holding.wait(5)
+    first = workspace.writer.commit("T-1", Create("x"), "alice")
+    while not first.running():
+        pass
+    second = workspace.writer.commit("T-2", Create("x"), "alice")
+    assert second.cancel()
+    release.set()
+    holder.join()
+    third = workspace.writer.commit("T-3", Create("x"), "alice")
+    assert all_of([first, third]) == ["committed", "committed"]
+    with pytest.raises(Refused, match="T-2"):
+        workspace.store.task("T-2")
