@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import examples, openapi, session, stream
+from api import examples, openapi, session, stream, webhooks
 from api.agents import AgentRoutes
 from api.answers import Tagged
 from api.audit import AuditRoutes
@@ -52,6 +52,7 @@ _TAGS = [
     {"name": "decisions", "description": "What people decide."},
     {"name": "agents", "description": "What executors and reviewers send."},
     {"name": "log", "description": "What happened, and the long texts."},
+    {"name": "webhooks", "description": "What others deliver; proven by its sender's secret."},
     {"name": "session", "description": "Signing in to the dashboard."},
     {"name": "health", "description": "How this process is."},
 ]
@@ -67,7 +68,7 @@ def create_app(
         host: the address that the server is bound to: anywhere but on loopback reads need a token, too.
         body_timeout_s: seconds that a body may take.
     """
-    refusals = RefusalCounter("auth_denied")
+    refusals, rejections = RefusalCounter("auth_denied"), RefusalCounter("webhook_rejected")
     metrics = Metrics(refusals)
     desk = Desk(settings, refusals, loopback=is_loopback(host), body_timeout_s=body_timeout_s)
     lag, prefect = LoopLag(), PrefectProbe(settings.prefect_api_url)
@@ -75,6 +76,7 @@ def create_app(
     tasks = TaskRoutes(desk)
     streams = EventStream(desk.gate.reader)
     metrics.watch(streams)
+    metrics.watch_deliveries(rejections)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,7 +86,7 @@ def create_app(
         desk.take(opened)
         await streams.start(await Follower(opened.audit_folder).start())
         stop = asyncio.Event()
-        writing = asyncio.create_task(RefusalWriter([refusals], desk.note).run(stop))
+        writing = asyncio.create_task(RefusalWriter([refusals, rejections], desk.note).run(stop))
         watching = [asyncio.create_task(lag.run()), asyncio.create_task(prefect.run())]
         try:
             yield
@@ -108,7 +110,13 @@ def create_app(
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    for operation in (*_operations(desk, tasks, health), stream.operation(streams), *session.operations(desk)):
+    operations = (
+        *_operations(desk, tasks, health),
+        stream.operation(streams),
+        *webhooks.operations(desk, rejections),
+        *session.operations(desk),
+    )
+    for operation in operations:
         operation.add_to(app)
     _add_pages(app)
     for kind in (*EXPECTED, Exception):

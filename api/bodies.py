@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -33,18 +34,24 @@ class BodyLimits:
 
 async def read_body(request: Request, limits: BodyLimits) -> bytes:
     """The raw body. Raises Problem: too large (before all of it was read), too slow, not JSON, not understood."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.max_bytes:
-        if "expect" not in request.headers:  # who waits for our word has sent nothing yet
-            await _drain(request)
-        raise _too_large(limits)
-    raw = await _read(request, limits)
-    if raw:
-        _check_type(request)
+    await check_size(request, limits)
+    raw = await read_raw(request, limits)
+    if raw and media_type_of(request) != "application/json":
+        raise Problem("unsupported_media_type", "send `Content-Type: application/json`, in UTF-8")
     return raw
 
 
-async def _read(request: Request, limits: BodyLimits) -> bytes:
+async def check_size(request: Request, limits: BodyLimits) -> None:
+    """Refuse a body that says itself that it is too large. Raises Problem."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.max_bytes:
+        if "expect" not in request.headers:  # who waits for our word has sent nothing yet
+            await _drain(request)
+        raise _too_large(limits)
+
+
+async def read_raw(request: Request, limits: BodyLimits, see: Callable[[bytes], None] = lambda chunk: None) -> bytes:
+    """The raw body, whatever its type. `see` gets each chunk as it comes. Raises Problem: too large, too slow."""
     deadline = time.monotonic() + limits.timeout_s
     parts: list[bytes] = []
     size = 0
@@ -61,6 +68,7 @@ async def _read(request: Request, limits: BodyLimits) -> bytes:
         if size > limits.max_bytes:
             await _drain(request)
             raise _too_large(limits)
+        see(message.get("body", b""))
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
@@ -87,13 +95,18 @@ def _too_large(limits: BodyLimits) -> Problem:
     )
 
 
-def _check_type(request: Request) -> None:
+def media_type_of(request: Request) -> str:
+    """The body's media type, ``application/json`` for all that is JSON; empty for another charset than UTF-8.
+
+    Raises Problem for a body that is encoded.
+    """
     media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     charset = parameters.partition("charset=")[2].strip(' "')
-    if not _JSON.fullmatch(media_type.strip()) or charset not in ("", "utf-8"):
-        raise Problem("unsupported_media_type", "send `Content-Type: application/json`, in UTF-8")
+    if charset not in ("", "utf-8"):
+        return ""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("unsupported_media_type", "send the body without Content-Encoding")
+    return "application/json" if _JSON.fullmatch(media_type.strip()) else media_type.strip()
 
 
 def parse_body(model: type[P], raw: bytes) -> P:

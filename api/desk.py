@@ -142,14 +142,18 @@ class Writer:
         self._timeout_s = lock_timeout_s
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kircerta-write")
 
-    async def do(self, work: Callable[[float], T]) -> T:
-        """Do `work`, which gets the seconds that are left to wait for the workspace's lock. Raises Busy."""
-        deadline = time.monotonic() + self._timeout_s
+    async def do(self, work: Callable[[float], T], *, timeout_s: float | None = None) -> T:
+        """Do `work`, which gets the seconds that are left to wait for the workspace's lock. Raises Busy.
+
+        `timeout_s`: how long it may wait for its turn and the lock, where that is not what the settings say.
+        """
+        limit = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit
 
         def timed() -> T:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Busy(f"other writes came first for {self._timeout_s:g} s: try again")
+                raise Busy(f"other writes came first for {limit:g} s: try again")
             return work(left)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, timed)

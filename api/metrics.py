@@ -62,6 +62,11 @@ class Metrics:
         ):
             self._gauge(f"kircerta_streams_{name}", says).set_function(value)
 
+    def watch_deliveries(self, rejections: RefusalCounter) -> None:
+        """Tell how many deliveries were refused."""
+        says = "Deliveries refused so far."
+        self._gauge("kircerta_refused_deliveries", says).set_function(lambda: rejections.total)
+
     def request(self, route: str, method: str, code: int, seconds: float) -> None:
         """One request that has ended. `route` is a pattern: raw paths would grow without bound."""
         count = self._counts.get((route, method, code))

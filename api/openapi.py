@@ -76,6 +76,10 @@ class Operation:
     media_type: str = "application/json"
     problems: Sequence[str] = ()
     tagged: bool = False
+    content: Schema | None = None
+    """What a body may be, by media type, where that is no model of ours."""
+    accepted: bool = False
+    """Whether it answers 202 where something new was taken, too."""
 
     def add_to(self, app: FastAPI) -> None:
         """Make it a route."""
@@ -105,11 +109,15 @@ class Operation:
             if self.example is not None:
                 content["example"] = self.example
             entry["requestBody"] = {"required": self.body_required, "content": {"application/json": content}}
+        elif self.content is not None:
+            entry["requestBody"] = {"required": True, "content": self.content}
         return entry
 
     def _responses(self) -> Schema:
         ok: Schema = {"description": "Done", "content": {self.media_type: {"schema": self.answer}}}
         responses: Schema = {"200": ok}
+        if self.accepted:
+            responses["202"] = {**ok, "description": "Taken"}
         if self.tagged:
             ok["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "A strong tag over these bytes."}}
             responses["304"] = {"description": "The bytes are those of the tag in If-None-Match."}

@@ -19,8 +19,10 @@ from ssot.view import BadCursor
 
 PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "bad_request": (400, "The request is malformed"),
+    "bad_payload": (400, "The payload is not what its sender documents"),
     "invalid_idempotency_key": (400, "The Idempotency-Key cannot be used"),
     "unauthenticated": (401, "A valid token is needed"),
+    "bad_signature": (401, "The delivery is not proven"),
     "forbidden": (403, "The token lacks the role"),
     "cross_origin": (403, "Another site's page sent this"),
     "not_the_executor": (403, "Another principal executes this attempt"),
@@ -40,7 +42,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "unwitnessed": (409, "The log did not see this attempt happen"),
     "fidelity_violation": (409, "The forwarded issues were changed"),
     "too_large": (413, "Too large"),
-    "unsupported_media_type": (415, "Only JSON is read here"),
+    "unsupported_media_type": (415, "This kind of body is not read here"),
     "misdirected": (421, "This host is not served here"),
     "invalid_body": (422, "The body breaks its schema"),
     "invalid_query": (422, "A query parameter cannot be used"),

@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from audit.event import Draft, Event
 from audit.log import ACTIVE
 from audit.stamp import Clock
 from ssot import intents
+from ssot.ingest import github, telegram, xcode
+from ssot.ingest.delivery import Delivery
 from ssot.rules import Policy
 from ssot.store import Refused, Store, StoreSettings
 from ssot.task import (
@@ -64,6 +66,7 @@ def play(home: Path) -> list[Event]:
         scene.ends()
         scene.files_by_hand()
         scene.notes()
+        scene.deliveries()
         scene.torn_tail()
         return list(store.events())
     finally:
@@ -147,6 +150,41 @@ class _Scene:
         self._store.note(Draft("auth_denied", "kircerta", denied))
         self._store.note(Draft("alert", "watchdog", {"what": "disk", "detail": "less than 1 GiB is free"}))
 
+    def deliveries(self) -> None:
+        """What comes from outside: an issue, its newer and an older version, a comment, builds, chat messages."""
+        for number, (updated, body) in enumerate(
+            (
+                ("08:01", "- [ ] says good morning"),
+                ("08:03", "- [ ] says good morning\n- [ ] until noon"),
+                ("08:02", "- [ ] says hello"),
+            )
+        ):
+            self._deliver(github.read("issues", f"{number}f2c5a10-b1f2-11f0-9a01", _issue_payload(updated, body)))
+        comment = {**_issue_payload("08:03", ""), "action": "created"}
+        comment["comment"] = {"body": "/approve looks good", "user": {"login": "octocat"}}
+        self._deliver(github.read("issue_comment", "4f2c5a10-b1f2-11f0-9a01", comment))
+        for _ in range(2):
+            self._deliver(github.read("star", "5f2c5a10-b1f2-11f0-9a01", {"action": "created"}))
+        for event, progress in (("BUILD_CREATED", "PENDING"), ("BUILD_STARTED", "RUNNING")):
+            self._deliver(xcode.read(_build_payload(event, progress)))
+        for update_id in (871, 872):
+            message = {"message_id": 5, "date": 1_793_520_000, "chat": {"id": -1001}, "text": "Say good night."}
+            self._deliver(telegram.read({"update_id": update_id, "message": message}))
+        moment = _rfc3339(self._time.now)
+        rejected = {
+            "address": "203.0.113.7",
+            "route": "/webhooks/github",
+            "count": 500,
+            "codes": {"bad_signature": 500},
+            "first_at": moment,
+            "last_at": moment,
+        }
+        self._store.note(Draft("webhook_rejected", "anonymous", rejected))
+
+    def _deliver(self, delivery: Delivery) -> None:
+        self._time.now += 1.0
+        self._store.deliver(delivery)
+
     def torn_tail(self) -> None:
         """What a crash in the middle of a write leaves behind, and the next commit finds."""
         with (self._store.audit_folder / ACTIVE).open("ab") as log:
@@ -208,6 +246,27 @@ def _rfc3339(seconds: float) -> str:
     from audit.stamp import rfc3339
 
     return rfc3339(seconds)
+
+
+def _issue_payload(updated: str, body: str) -> dict[str, Any]:
+    issue = {
+        "number": 7,
+        "title": "Greet people in the morning",
+        "body": body,
+        "html_url": "https://github.com/octo-org/hello/issues/7",
+        "created_at": "2026-11-01T08:00:00Z",
+        "updated_at": f"2026-11-01T{updated}:00Z",
+    }
+    return {"action": "edited", "issue": issue, "repository": {"full_name": "octo-org/hello"}}
+
+
+def _build_payload(event: str, progress: str) -> dict[str, Any]:
+    run = {"number": 12, "createdDate": "2026-11-01T08:00:00Z", "executionProgress": progress}
+    return {
+        "metadata": {"attributes": {"eventType": event}},
+        "ciProduct": {"attributes": {"name": "Hello"}},
+        "ciBuildRun": {"id": "3c1d6a52-0f1e-4a6f-9a61-0d2c5b1a7e44", "attributes": run},
+    }
 
 
 def _dispatch_id(task: Task) -> str:

@@ -16,7 +16,7 @@ from audit.log import LogReader, Place, Rewound
 from ssot.rules import Signs
 from ssot.view import Entry, HeldFile, OpenAttempt, Remembered, View
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 NAME: Final = "checkpoint.json"
 _MAX_BYTES: Final = 4 * 1024**3
 
@@ -38,6 +38,7 @@ def take(view: View, reader: LogReader) -> Snapshot:
         "held": [asdict(held) for held in view.held.values()],
         "opened": [asdict(attempt) for attempt in view.opened.values()],
         "remembered": {key: asdict(first) for key, first in view.remembered.items()},
+        "deliveries": [(key.hex(), seq) for key, seq in view.deliveries.items()],
         "last_change": list(view.last_change),
     }
     # signatures as they are now: a later one may vouch for bytes that are not flushed yet
@@ -107,6 +108,7 @@ def _view(body: dict[str, Any]) -> View:
         attempt["signs"] = Signs(**attempt["signs"])
         view.opened[attempt["task_id"]] = OpenAttempt(**attempt)
     view.remembered = {key: Remembered(**first) for key, first in body["remembered"].items()}
+    view.deliveries = {bytes.fromhex(key): seq for key, seq in body["deliveries"]}
     seq, cursor = body["last_change"]
     view.last_change = (seq, cursor)
     return view

@@ -27,6 +27,28 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Refresh:
+    """Take over the sender's newer version of a task that was never dispatched.
+
+    `origin` is laid over the task's own; its `updated_at` has to be newer than the one that stands there. With
+    `equal_is_newer` the same moment will do: senders that tell whole seconds may change twice in one.
+    """
+
+    request_text: str
+    title: str | None = None
+    acceptance_criteria: tuple[Criterion, ...] = ()
+    origin: dict[str, Any] = field(default_factory=dict)
+    equal_is_newer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetBuild:
+    """The build of the task has come to this state."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """Hand the task to an executor. `issues`, where given, must be exactly those that have to be forwarded."""
 
@@ -102,6 +124,8 @@ class Unlock:
 
 Intent = (
     Create
+    | Refresh
+    | SetBuild
     | Dispatch
     | SendAck
     | SendHeartbeat

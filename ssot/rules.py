@@ -15,6 +15,7 @@ from ssot.states import OPEN, Stage, move_from, stage_of, stages_of, status_of
 from ssot.task import (
     Ack,
     Attempt,
+    Build,
     Criterion,
     Decision,
     Dispatch,
@@ -245,6 +246,73 @@ def _create(case: Case, intent: intents.Create) -> Ruling:
             task[name] = getattr(intent, name)
     draft = case.draft("task_created", task=task)
     return Ruling((Draft(draft.type, draft.actor, draft.data, draft.subject, str(task["correlation_id"])),))
+
+
+def _refresh(case: Case, intent: intents.Refresh) -> Ruling:
+    task = case.known
+    event = case.require("refresh", "it is not refreshed any more")
+    stands, came = _moment(task.origin.get("updated_at")), _moment(intent.origin.get("updated_at"))
+    if came < stands or (came == stands and not intent.equal_is_newer):
+        raise _No(
+            "out_of_order",
+            f"{task.task_id} stands as of {task.origin.get('updated_at')}: this version is not newer",
+            event="out_of_order_ignored",
+            stands=str(task.origin.get("updated_at")),
+            came=str(intent.origin.get("updated_at")),
+        )
+    title = intent.title or title_from(intent.request_text)
+    changed = {
+        "title": title,
+        "blob": None,  # of a long text that stood before; a long new one sets its own
+        "request_text": intent.request_text,
+        "acceptance_criteria": [plain(one) for one in criteria_or_title(intent.acceptance_criteria, title)],
+        "origin": {**task.origin, **intent.origin},
+    }
+    return Ruling((case.draft(event, task=changed),))
+
+
+def _moment(told: Any) -> float:
+    """Unix seconds of a time in an origin; the beginning of time where there is none."""
+    try:
+        return seconds_of(told) if isinstance(told, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _build(case: Case, intent: intents.SetBuild) -> Ruling:
+    task = case.known
+    event = case.require("build", "it takes no build state")
+    if task.build is not None and build_rank(intent.build) < build_rank(task.build):
+        raise _No(
+            "out_of_order",
+            f"the build of {task.task_id} is {task.build.progress} {task.build.status or ''}".rstrip()
+            + f": {intent.build.progress} is older",
+            event="out_of_order_ignored",
+            stands=f"{task.build.progress}:{task.build.status or '-'}"[:200],
+            came=f"{intent.build.progress}:{intent.build.status or '-'}"[:200],
+        )
+    return Ruling((case.draft(event, build=plain(intent.build)),))
+
+
+_PROGRESS: Final = {"PENDING": 1, "RUNNING": 2, "COMPLETE": 3}
+_BUILD_EVENTS: Final = {"BUILD_CREATED": 1, "BUILD_STARTED": 2, "BUILD_COMPLETED": 3}
+
+
+def build_rank(build: Build) -> tuple[int, int, int]:
+    """How far a build has come; a state that ranks lower never replaces a higher one.
+
+    The progress counts first, then the type of the event that told it, then whether there is an outcome. A progress
+    that is not known yet ranks as running (by the event's type where there is none): nothing follows COMPLETE.
+    """
+    told = _BUILD_EVENTS.get(_event_type(build.payload), 0)
+    progress = told if build.progress is None else _PROGRESS.get(build.progress, 2)
+    return progress, told, int(build.status is not None)
+
+
+def _event_type(payload: Any) -> str:
+    for key in ("metadata", "attributes", "eventType"):
+        payload = payload.get(key) if isinstance(payload, dict) else None
+    return payload if isinstance(payload, str) else ""
 
 
 def _dispatch(case: Case, intent: intents.Dispatch) -> Ruling:
@@ -655,6 +723,8 @@ def _unlock(case: Case, intent: intents.Unlock) -> Ruling:
 
 _RULES: Final[dict[type, Callable[[Case, Any], Ruling]]] = {
     intents.Create: _create,
+    intents.Refresh: _refresh,
+    intents.SetBuild: _build,
     intents.Dispatch: _dispatch,
     intents.SendAck: _ack,
     intents.SendHeartbeat: _heartbeat,
@@ -670,6 +740,8 @@ _RULES: Final[dict[type, Callable[[Case, Any], Ruling]]] = {
 
 _MOVE_NAMES: Final[dict[type, str]] = {
     intents.Create: "create",
+    intents.Refresh: "refresh",
+    intents.SetBuild: "build",
     intents.Dispatch: "dispatch",
     intents.SendAck: "ack",
     intents.SendHeartbeat: "heartbeat",
@@ -697,6 +769,11 @@ def evolve(task: Task | None, event: Event, data: dict[str, Any]) -> Task:
         return _evolve_whole(task, event, data)
     if task is None:
         raise ValueError(f"seq {event.seq}: {event.type} for {event.subject}, which does not exist")
+    if event.type == "task_refreshed":
+        return _evolve_whole(task, event, data)
+    if event.type == "build_status":
+        built = task.model_copy(update={"build": _part(Build, data["build"])})
+        return _stamped(built, event, task.attempts, locked=task.locked)
     attempts, locked = _EVOLUTIONS[event.type](task, event, data)
     return _stamped(task, event, attempts, locked=locked)
 

@@ -43,8 +43,12 @@ class Settings(BaseSettings):
     github_secret: SecretStr | None = Field(
         None, description="HMAC-SHA256 key of `/webhooks/github`; several, comma-separated, while rotating."
     )
-    xcode_secret: SecretStr | None = Field(None, description="Shared secret of `/webhooks/xcode`.")
-    telegram_secret: SecretStr | None = Field(None, description="Secret token of `/webhooks/telegram`.")
+    xcode_secret: SecretStr | None = Field(
+        None, description="Shared secret of `/webhooks/xcode`; several, comma-separated."
+    )
+    telegram_secret: SecretStr | None = Field(
+        None, description="Secret token of `/webhooks/telegram`; several, comma-separated."
+    )
     telegram_token: SecretStr | None = Field(None, description="The poller's bot token.")
     telegram_api: str = Field("https://api.telegram.org", description="The Bot API's base URL.")
     api_url: str = Field(

@@ -49,6 +49,8 @@ OPEN: Final[tuple[Stage, ...]] = ("dispatched", "acknowledged", "delivered")
 """Stages in which an attempt is under way."""
 
 MOVES: Final[tuple[Move, ...]] = (
+    Move("refresh", ("new",), None, "task_refreshed", None),
+    Move("build", tuple(STAGES), None, "build_status", None),
     Move("dispatch", ("new",), "dispatched", "task_dispatched", None),
     Move("dispatch", ("ended", "rejected"), "dispatched", "task_redispatched", None),
     Move("ack", ("dispatched",), "acknowledged", "ack_received", "executor"),

@@ -23,6 +23,8 @@ from audit.stamp import Clock
 from ssot import adopt, checkpoint, rules
 from ssot.adopt import Adopted, Held, Outdated
 from ssot.blobs import Blobs
+from ssot.ingest import delivery as deliveries
+from ssot.ingest.delivery import Delivered, Delivery
 from ssot.intents import Create, Intent
 from ssot.rules import Policy, Refusal, Signs
 from ssot.task import (
@@ -287,6 +289,8 @@ class Store:
         record = event.data.get("idempotency")
         if record is not None:
             self.view.remember(event, record)
+        if "delivery_key" in event.data and event.type not in deliveries.REPEATS:
+            self.view.remember_delivery(bytes.fromhex(event.data["delivery_key"]), event.seq)
 
     def _put(self, event: Event, task: Task | None, document: bytes) -> None:
         assert task is not None
@@ -592,6 +596,35 @@ class Store:
         document = self.document(task_id)
         assert document is not None
         return Committed(self._parsed(task_id, document), document)
+
+    def deliver(self, delivery: Delivery, timeout: float | None = None) -> Delivered:
+        """What becomes of a delivery: its effect and the record that recognises it again are one event of one commit.
+
+        Raises:
+            Refused: what it asks for cannot be (too large, no task id); nothing was written.
+            Busy, StorageFailed, Corrupt: nothing was done; the sender may come again.
+        """
+        if delivery.task_id is not None:
+            _check_task_id(delivery.task_id)
+        with self._transaction(timeout) as transaction:
+            names = [delivery.task_id] if delivery.task_id is not None else []
+            untouchable = self._reconcile(names, transaction, quiet=False)
+            outcome = self._outcome(delivery, transaction)
+            events = self._record([outcome.draft], transaction, hold_back=untouchable)
+            return Delivered(delivery, events[0], outcome.effect, duplicate=outcome.duplicate)
+
+    def _outcome(self, delivery: Delivery, transaction: Transaction) -> deliveries.Outcome:
+        task_id = delivery.task_id
+        seen = self.view.deliveries.get(bytes.fromhex(delivery.key))
+        if seen is not None:
+            first = audit_log.event_at(self.audit_folder, seen)
+            if first is None:
+                raise Corrupt(f"the log no longer holds seq {seen}")
+            return deliveries.repeated(delivery, first)
+        if task_id is not None and self.view.folded.get(task_id.casefold(), task_id) != task_id:
+            return deliveries.ignored(delivery, "case_clash")
+        task = self._task_or_none(task_id) if task_id is not None else None
+        return deliveries.judge(delivery, task, transaction.stamp, self.settings.policy)
 
     def note(self, draft: Draft, timeout: float | None = None) -> Event:
         """Append an event that changes no task."""

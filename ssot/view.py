@@ -19,6 +19,8 @@ from ssot.task import Source, Status, Task
 
 DOCUMENT_CACHE_BYTES: Final = 64 * 1024 * 1024
 IDEMPOTENCY_S: Final = 24 * 3600.0
+MAX_DELIVERIES: Final = 500_000
+"""Deliveries that are recognised when they come again (some 80 MB at most); of older ones the tasks themselves tell."""
 
 
 @dataclass(slots=True)
@@ -138,6 +140,8 @@ class View:
     opened: dict[str, OpenAttempt] = field(default_factory=dict)
     held: dict[str, HeldFile] = field(default_factory=dict)
     remembered: dict[str, Remembered] = field(default_factory=dict)
+    deliveries: dict[bytes, int] = field(default_factory=dict)
+    """The seq of each delivery's outcome by its key, oldest first."""
     last_change: tuple[int, str] = (0, "")
     by_all: SortedList[Key] = field(default_factory=SortedList)
     by_group: dict[str, SortedList[Key]] = field(default_factory=dict)
@@ -255,6 +259,12 @@ class View:
         )
         if len(self.remembered) % 1024 == 0:
             self.forget_before(moment - IDEMPOTENCY_S)
+
+    def remember_delivery(self, key: bytes, seq: int) -> None:
+        """Recognise a delivery from now on. The oldest is forgotten in the log's order: the same in every process."""
+        self.deliveries.setdefault(key, seq)
+        if len(self.deliveries) > MAX_DELIVERIES:
+            del self.deliveries[next(iter(self.deliveries))]
 
     def recall(self, key: str, now: str) -> Remembered | None:
         """The first answer to an idempotency key, if it is not older than 24 hours."""

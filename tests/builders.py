@@ -271,3 +271,61 @@ def events(home: Path, type: str | None = None, subject: str | None = None) -> l
 
 def types(home: Path, subject: str | None = None) -> list[str]:
     return [event.type for event in events(home, subject=subject)]
+
+
+# ----------------------------------------------------------------------------------------- payloads of others
+
+
+def issue_payload(
+    body: str | None = "- [ ] it greets",
+    updated_at: str | None = "2026-01-31T09:00:00Z",
+    *,
+    action: str = "opened",
+    number: int = 7,
+    repository: str = "Octo-Org/Hello.World",
+    title: str = "Greet people",
+) -> dict[str, Any]:
+    """A delivery of GitHub about an issue."""
+    issue = {
+        "number": number,
+        "title": title,
+        "body": body,
+        "html_url": f"https://github.com/{repository}/issues/{number}",
+        "user": {"login": "octocat"},
+        "labels": [{"name": "agent"}],
+        "created_at": "2026-01-30T08:00:00Z",
+        "updated_at": updated_at,
+    }
+    return {"action": action, "issue": issue, "repository": {"full_name": repository}, "sender": {"login": "octocat"}}
+
+
+def build_payload(
+    progress: str | None = "PENDING", status: str | None = None, event: str = "", run_id: str = "0AB1-cd"
+) -> dict[str, Any]:
+    """A delivery of Xcode Cloud about a build run."""
+    told = {"PENDING": "BUILD_CREATED", "RUNNING": "BUILD_STARTED", "COMPLETE": "BUILD_COMPLETED"}
+    run = {"number": 12, "createdDate": "2026-01-30T10:00:00.123456789-07:00", "executionProgress": progress}
+    return {
+        "metadata": {"attributes": {"eventType": event or told.get(progress or "", "UNRECOGNIZED")}},
+        "ciProduct": {"attributes": {"name": "Hello"}},
+        "ciWorkflow": {"attributes": {"name": "Pull Requests"}},
+        "ciBuildRun": {"id": run_id, "attributes": {**run, **({"completionStatus": status} if status else {})}},
+    }
+
+
+def update_payload(
+    text: str | None = "Greet people.",
+    update_id: int = 1,
+    *,
+    kind: str = "message",
+    chat_id: int = -1001,
+    message_id: int = 5,
+    **more: Any,
+) -> dict[str, Any]:
+    """An update of Telegram."""
+    message: dict[str, Any] = {
+        "message_id": message_id,
+        "date": 1_770_000_000,
+        "chat": {"id": chat_id, "type": "group"},
+    }
+    return {"update_id": update_id, kind: {**message, **({"text": text} if text is not None else {}), **more}}

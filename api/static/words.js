@@ -54,6 +54,7 @@ const KINDS = {
   scope_violation: "Outside the scope",
   attempt_ended: "Attempt ended",
   build_status: "Build",
+  command_recorded: "Command in a comment recorded",
   webhook_ignored: "Delivery ignored",
   webhook_duplicate: "Delivery repeated",
   webhook_rejected: "Delivery refused",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from audit.event import Draft
 from ssot import intents
-from ssot.store import Refused
+from ssot.ingest import github, telegram, xcode
+from ssot.store import Refused, Store
 from tests import builders
 from tests.builders import EXECUTOR, Ticks, Walk, a_store
 
@@ -52,10 +53,27 @@ def everything(home: Path) -> dict[str, bytes]:
         log.write(b'{"torn')
     store = a_store(home, ticks=ticks)
     store.note(Draft("alert", "kircerta", {"text": "again"}))
+    _deliveries(store)
     found: dict[str, bytes] = {}
     for event in builders.events(home):
         found.setdefault(event.type, event.line)
     return found
+
+
+def _deliveries(store: Store) -> None:
+    """What comes from outside: new, newer, older, again, a build that goes on, a command in a comment."""
+    for delivery_id, body in (("g-1", "- [ ] greets"), ("g-2", "- [ ] greets\n- [ ] quickly"), ("g-3", "late")):
+        updated_at = "2026-01-31T09:00:00Z" if delivery_id == "g-2" else "2026-01-30T09:00:00Z"
+        store.deliver(github.read("issues", delivery_id, builders.issue_payload(body, updated_at)))
+    comment = {"action": "created", "comment": {"body": "/approve please"}, **builders.issue_payload("", "")}
+    store.deliver(github.read("issue_comment", "g-4", {**comment, "action": "created"}))
+    for _ in range(2):
+        store.deliver(github.read("star", "g-5", {"action": "created"}))
+    for progress in ("PENDING", "RUNNING"):
+        store.deliver(xcode.read(builders.build_payload(progress)))
+    for update_id in (7, 8):
+        store.deliver(telegram.read(builders.update_payload("Greet people.", update_id)))
+    store.note(Draft("webhook_rejected", "anonymous", {"count": 3, "address": "127.0.0.1"}))
 
 
 def _refused(move: object) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ssot import intents
 from ssot.states import MOVES, ROLES, STAGES, Stage, move_from, role_of, stage_of, stages_of, status_of
-from ssot.task import AckBody, ResultBody, VerdictBody
+from ssot.task import AckBody, Build, ResultBody, VerdictBody
 from tests import builders
 from tests.builders import EXECUTOR, PERSON, REVIEWER, Ticks, Walk, a_store, refusal, walk_to
 
@@ -22,6 +22,8 @@ def an_intent(walk: Walk, name: str) -> intents.Intent:
     dispatched = task.current is not None and task.current.dispatch is not None
     dispatch_id = task.current.dispatch.dispatch_id if dispatched else "d-none"  # type: ignore[union-attr]
     made: dict[str, intents.Intent] = {
+        "refresh": intents.Refresh("a newer version", origin={"updated_at": "2025-06-15T15:06:45Z"}),
+        "build": intents.SetBuild(Build(progress="RUNNING", status=None, number=1, payload={})),
         "dispatch": intents.Dispatch("d-next"),
         "ack": intents.SendAck(builders.ack_body(task) if dispatched else AckBody(dispatch_id="d-none", echo=())),
         "heartbeat": intents.SendHeartbeat(dispatch_id),
@@ -52,7 +54,11 @@ def prepared(tmp_path: Path, stage: Stage, name: str) -> tuple[Walk, Ticks]:
 
 def documented_code(stage: Stage, name: str) -> str:
     """The code of a refusal: the stage says no, unless the message belongs to no open attempt at all."""
-    if name in ("dispatch", "approve", "reject", "unlock") or stage in ("dispatched", "acknowledged", "delivered"):
+    if name in ("refresh", "dispatch", "approve", "reject", "unlock") or stage in (
+        "dispatched",
+        "acknowledged",
+        "delivered",
+    ):
         return "invalid_transition"
     if stage == "ended":
         return "attempt_ended"
@@ -109,14 +115,14 @@ def test_the_table_is_whole() -> None:
     [
         ("approve", "approver"), ("reject", "approver"), ("unlock", "approver"), ("ack", "executor"),
         ("heartbeat", "executor"), ("result", "executor"), ("verdict", "reviewer"), ("dispatch", None),
-        ("time_out", None), ("end", None), ("warn", None),
+        ("time_out", None), ("end", None), ("warn", None), ("refresh", None), ("build", None),
     ],
 )  # fmt: skip
 def test_roles_are_those_of_the_table(name: str, role: str | None) -> None:
     assert role_of(name) == role
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"dispatch", "approve", "reject", "unlock"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"refresh", "build", "dispatch", "approve", "reject", "unlock"}))
 def test_a_message_to_another_dispatch_is_refused(tmp_path: Path, name: str) -> None:
     stage = stages_of(name)[0]
     walk, _ = prepared(tmp_path, stage, name)
