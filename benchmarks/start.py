@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import resource
 import statistics
 import subprocess
@@ -108,7 +109,11 @@ def _open(home: Path, seq: int) -> object:
 
 def _plain(home: Path, seq: int) -> object:
     """What any program would do: read and parse all task files, and the log behind the checkpoint."""
-    tasks = [orjson.loads(path.read_bytes()) for path in (home / "ssot" / "tasks").glob("*.json")]
+    tasks = []
+    with os.scandir(home / "ssot" / "tasks") as listing:
+        for item in listing:
+            with open(item.path, "rb", buffering=0) as file:
+                tasks.append(orjson.loads(file.read()))
     return tasks, [event.seq for event in read_events(home / "audit", seq)]
 
 

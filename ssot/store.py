@@ -145,7 +145,9 @@ class Store:
         self._seen: tuple[int, int] = (-1, -1)
         self._unsettled: set[str] = set()
         self._behind: set[str] = set()  # tasks whose files may not show what the log says
-        self._standing: dict[str, tuple[Signature, str] | None] = {}  # what was seen in files under this lock
+        self._standing: dict[
+            str, tuple[Signature, str, int] | None
+        ] = {}  # what was seen in files under this lock, when
         self._broken: Corrupt | None = None
         self._astray = False  # the view took in only a part of what its reader gave
         self._refused: dict[tuple[Any, ...], float] = {}
@@ -844,7 +846,7 @@ class Store:
             return
         _remove(temporary)
         entry.signature, entry.checked_ns = written, time.time_ns()
-        self._standing[task_id] = (written, entry.digest)
+        self._standing[task_id] = (written, entry.digest, entry.checked_ns)
         self._behind.discard(task_id)
 
     def _is_what_stood(self, task_id: str, displaced: Path) -> bool:
@@ -852,7 +854,7 @@ class Store:
         seen = self._standing.get(task_id)
         if seen is None:
             return False
-        signature, digest = seen
+        signature, digest, seen_ns = seen
         try:
             status = os.lstat(displaced)
             same = (status.st_ino, status.st_size, status.st_mtime_ns) == (
@@ -860,7 +862,7 @@ class Store:
                 signature.size,
                 signature.mtime_ns,
             )
-            if same and time.time_ns() - status.st_mtime_ns > RACY_NS:
+            if same and seen_ns - status.st_mtime_ns > RACY_NS:  # else a later save may bear the same time
                 return True
             return document_digest(files.read_regular(displaced)[0]) == digest
         except (OSError, NotRegular):
@@ -869,7 +871,7 @@ class Store:
     def _give_way(self, task_id: str, written: Signature) -> None:
         """Somebody saved in the instant of the exchange: their file goes back to its place, and is examined there."""
         path, temporary = self._path(task_id), self._temporary(task_id)
-        self._standing[task_id] = (written, self.view.entries[task_id].digest)
+        self._standing[task_id] = (written, self.view.entries[task_id].digest, time.time_ns())
         self._unsettled.add(task_id)
         with suppress(OSError):
             if not files.swap_in(temporary, path) or self._is_what_stood(task_id, temporary):
@@ -1009,7 +1011,7 @@ class Store:
         try:
             status = os.lstat(self._path(name))
             if entry is not None and entry.signature is not None and self._is_known(name, status):
-                self._standing[name] = (entry.signature, entry.digest)
+                self._standing[name] = (entry.signature, entry.digest, entry.checked_ns)
                 return
             raw, signature = files.read_regular(self._path(name))
         except FileNotFoundError:
@@ -1024,7 +1026,7 @@ class Store:
             self._hold(name, b"", Held("not_regular", "", str(error)), found)
             return
         digest = document_digest(raw)
-        self._standing[name] = (signature, digest)
+        self._standing[name] = (signature, digest, time.time_ns())
         if entry is not None and digest == entry.digest:
             entry.signature, entry.checked_ns = signature, time.time_ns()
             if self.view.held.pop(f"{name}.json", None):
