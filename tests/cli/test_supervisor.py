@@ -36,11 +36,17 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def below() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+Below = Callable[[], list[psutil.Process]]
 
 
-def test_stopping_leaves_nothing_not_even_a_child_with_a_session_of_its_own(tmp_path: Path) -> None:
+@pytest.fixture
+def below() -> Below:
+    """Lists the processes below this one that the test has started: other fixtures have some, too."""
+    before = set(psutil.Process().children(recursive=True))
+    return lambda: [process for process in psutil.Process().children(recursive=True) if process not in before]
+
+
+def test_stopping_leaves_nothing_not_even_a_child_with_a_session_of_its_own(tmp_path: Path, below: Below) -> None:
     log = tmp_path / "log"
     supervisor = Supervisor(lambda line: None)
     supervisor.start(service(log, WITH_CHILD))
@@ -51,7 +57,7 @@ def test_stopping_leaves_nothing_not_even_a_child_with_a_session_of_its_own(tmp_
     assert [process for process in started if process.is_running()] == []
 
 
-def test_the_dead_start_again_and_it_is_said(tmp_path: Path) -> None:
+def test_the_dead_start_again_and_it_is_said(tmp_path: Path, below: Below) -> None:
     said: list[str] = []
     log = tmp_path / "log"
     supervisor = Supervisor(said.append)
@@ -80,7 +86,7 @@ def test_who_dies_at_once_again_and_again_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_deaf_are_killed_after_the_grace(tmp_path: Path) -> None:
+def test_the_deaf_are_killed_after_the_grace(tmp_path: Path, below: Below) -> None:
     log = tmp_path / "log"
     supervisor = Supervisor(lambda line: None)
     supervisor.start(service(log, STUBBORN))
