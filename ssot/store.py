@@ -308,7 +308,7 @@ class Store:
         assert task_id is not None
         far = ahead.get(task_id)
         if far is None and task_id not in self.view.documents:
-            far = self._ahead_of(event)
+            far = self._ahead_of(event) or self._ahead_by_now(event)
         if far is None:
             return False
         far.passed = event
@@ -330,6 +330,20 @@ class Store:
         except (OSError, NotRegular, Invalid):
             return None
         return _Ahead(task, document) if task.task_id == event.subject and task.seq >= event.seq else None
+
+    def _ahead_by_now(self, event: Event) -> _Ahead | None:
+        """The file still showed an older version, but may be exchanged at any moment: keep that version at hand.
+
+        Where the exchange came in between, a second look at the file is far cheaper than the way through the log.
+        """
+        entry = self.view.entries.get(str(event.subject))
+        if entry is None:
+            return None
+        document = self._from_file(entry)
+        if document is None:
+            return self._ahead_of(event)
+        self.view.remember_document(entry.task_id, document)
+        return None
 
     def _go_back(self, ahead: dict[str, _Ahead]) -> None:
         """The log ended before the files' promises came true: take these tasks from the log after all."""
