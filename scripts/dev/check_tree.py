@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 # Hosts and folders are put together here, so that this file does not hold what it looks for.
 HOSTS = (
     ("pypi", "org"),
-    ("pythonhosted", "org"),
+    ("python" + "hosted", "org"),
     ("npmjs", "org"),
     ("npmjs", "com"),
     ("yarnpkg", "com"),
