@@ -1,0 +1,209 @@
+"""The projects of a workspace, from `config/projects.toml`: whose tasks, which agents, which policy. Only `load` reads.
+
+    [project.shop]
+    repositories = ["acme/shop"]               # tasks from there are this project's; or metadata.project names it
+    executor = "codex"
+    reviewer = "second-pair"
+    scope = ["src/**", "tests/**"]             # for tasks that bring none of their own
+
+    [project.shop.policy]
+    quorum = 2
+    approvers = ["alice", "bob", "carol"]
+    max_attempts = 5
+
+    [[project.shop.auto_dispatch]]             # nothing from outside runs without such a rule
+    source = "github"
+    labels = ["agent"]
+
+A file that cannot be read as it is meant is used in no part: what asks for it is refused.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from audit import files
+from ssot.task import PRINCIPAL, Task
+
+FILE: Final = Path("config") / "projects.toml"
+MAX_FILE_BYTES: Final = 1024 * 1024
+
+ProjectName = Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
+AgentName = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}\z")]
+Principal = Annotated[str, Field(pattern=rf"\A{PRINCIPAL.pattern}\z")]
+Pattern = Annotated[str, Field(min_length=1, max_length=4096)]
+Patterns = Annotated[tuple[Pattern, ...], Field(strict=False, max_length=1000)]
+Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
+InboundSource = Literal["github", "xcode", "telegram"]
+
+
+class BadProjectsFile(ValueError):
+    """`config/projects.toml` cannot be used. The message names the file and the key."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ProjectPolicy(_Table):
+    """What a project asks for at its gate. The defaults are what holds for a task without a project."""
+
+    human_gate: bool = True
+    """Off: a verdict of approve on a change that lies wholly in `low_risk` is decided by ``policy:<project>``."""
+    low_risk: Patterns = ()
+    """Globs of paths; the gate is off for changes that touch nothing else, and for those alone."""
+    quorum: Annotated[int, Field(ge=1, le=100)] = 1
+    """How many approvers have to approve one and the same digest."""
+    approvers: Annotated[tuple[Principal, ...], Field(strict=False, max_length=1000)] = ()
+    """Who may approve; empty: whoever has the role."""
+    four_eyes: bool = False
+    """Whether who asked for the dispatch is barred from deciding on it."""
+    distinct_model_family: bool = False
+    """Whether the reviewer's model has to be of another family than the executor's, where both are known."""
+    require_run: bool = False
+    """Whether a completed result has to show a `run` or `test` operation."""
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """No attempt is begun behind this number; None: only the lock on rejects ends it."""
+    auto_redispatch: bool | None = None
+    """Whether a rejection starts the next attempt by itself; None: as `KIRCERTA_AUTO_REDISPATCH` says."""
+    decision_deadline_s: Seconds | None = None
+    """Seconds from the verdict to the decision; behind it the attempt ends as `deadline_outcome`. Never an approval."""
+    reminders_s: Annotated[tuple[Seconds, ...], Field(strict=False, max_length=10)] = ()
+    """When people are reminded: seconds before the deadline."""
+    deadline_outcome: Literal["decision_overdue", "expired"] = "decision_overdue"
+    """`decision_overdue`: it is said once and waits on; `expired`: the attempt ends."""
+
+    @model_validator(mode="after")
+    def _fail_closed(self) -> Self:
+        if not self.human_gate and not self.low_risk:
+            raise ValueError("human_gate = false needs low_risk: the globs of the paths for which nobody is asked")
+        if self.approvers and len(set(self.approvers)) < self.quorum:
+            raise ValueError(f"quorum = {self.quorum} can never be met by {len(set(self.approvers))} approvers")
+        if self.reminders_s and self.decision_deadline_s is None:
+            raise ValueError("reminders_s needs decision_deadline_s")
+        return self
+
+
+class AutoDispatch(_Table):
+    """A rule: which new tasks from outside start a dispatch by themselves. Everything that is given has to fit."""
+
+    source: InboundSource
+    repositories: Patterns = ()
+    labels: Patterns = ()
+    chats: Annotated[tuple[int, ...], Field(strict=False, max_length=1000)] = ()
+    products: Patterns = ()
+
+    @model_validator(mode="after")
+    def _of_its_source(self) -> Self:
+        allowed = {"github": {"repositories", "labels"}, "xcode": {"products"}, "telegram": {"chats"}}[self.source]
+        given = {name for name in ("repositories", "labels", "chats", "products") if getattr(self, name)}
+        if given - allowed:
+            raise ValueError(f"{min(given - allowed)} says nothing about a task from {self.source}")
+        return self
+
+    def fits(self, task: Task) -> bool:
+        """Whether the rule means this task."""
+        origin = task.origin
+        labels = origin.get("labels")
+        return (
+            task.source == self.source
+            and (not self.repositories or _matches(origin.get("repository"), self.repositories))
+            and (not self.labels or any(_matches(one, self.labels) for one in labels or ()))
+            and (not self.chats or task.chat_id in self.chats)
+            and (not self.products or _matches(origin.get("product"), self.products))
+        )
+
+
+class Project(_Table):
+    """One project: whose tasks it means, who works on them, and under which policy."""
+
+    title: Annotated[str, Field(max_length=200)] = ""
+    repositories: Patterns = ()
+    chats: Annotated[tuple[int, ...], Field(strict=False, max_length=1000)] = ()
+    products: Patterns = ()
+    checkout: str | None = None
+    """A local clone that agents get work trees of; relative to the workspace."""
+    scope: Patterns = ()
+    executor: AgentName = "fake"
+    reviewer: AgentName = "fake"
+    policy: ProjectPolicy = ProjectPolicy()
+    auto_dispatch: Annotated[tuple[AutoDispatch, ...], Field(strict=False, max_length=100)] = ()
+    task_for_failed_build: bool = False
+    """Whether a build that fails opens a task of its own, to mend it."""
+
+    def means(self, task: Task) -> bool:
+        """Whether a task that names no project is this one's, by where it came from."""
+        return (
+            _matches(task.origin.get("repository"), self.repositories)
+            or _matches(task.origin.get("product"), self.products)
+            or (task.chat_id is not None and task.chat_id in self.chats)
+        )
+
+
+class Projects(_Table):
+    """All projects of a workspace, in the order of their file."""
+
+    project: dict[ProjectName, Project] = Field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` of what the file says, however it is written."""
+        return (
+            "sha256:"
+            + hashlib.sha256(orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()
+        )
+
+    def of(self, task: Task) -> tuple[str, Project] | None:
+        """The project of a task: the one that `metadata.project` names, else the first that means it.
+
+        Raises:
+            BadProjectsFile: the task names a project that there is not.
+        """
+        named = task.metadata.get("project")
+        if named is not None:
+            found = self.project.get(named) if isinstance(named, str) else None
+            if found is None:
+                raise BadProjectsFile(f"{task.task_id} names the project {named!r:.80}, which {FILE} does not have")
+            return named, found
+        return next(((name, one) for name, one in self.project.items() if one.means(task)), None)
+
+    def starts_by_itself(self, task: Task) -> bool:
+        """Whether a rule of the task's project lets it start a dispatch without a person."""
+        found = self.of(task)
+        return found is not None and any(rule.fits(task) for rule in found[1].auto_dispatch)
+
+
+def load(home: Path) -> Projects:
+    """The projects of a workspace as its file has them now; none where there is no file. Raises BadProjectsFile."""
+    try:
+        raw, _ = files.read_regular(home / FILE, MAX_FILE_BYTES)
+    except FileNotFoundError:
+        return Projects()
+    except (OSError, files.NotRegular) as error:
+        raise BadProjectsFile(f"{FILE} cannot be read: {error}") from None
+    return parse(raw)
+
+
+def parse(raw: bytes) -> Projects:
+    """The projects of a file's bytes. Raises BadProjectsFile."""
+    try:
+        told: Any = tomllib.loads(raw.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadProjectsFile(f"{FILE}: {error}") from None
+    try:
+        return Projects.model_validate(told)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadProjectsFile(f"{FILE}: {where}: {first['msg']}") from None
+
+
+def _matches(told: Any, patterns: tuple[str, ...]) -> bool:
+    return isinstance(told, str) and any(fnmatch.fnmatchcase(told.casefold(), one.casefold()) for one in patterns)
