@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import sys
@@ -21,6 +22,7 @@ from cli.screen import Json, one_line, progress, put_json, put_table, say
 
 if TYPE_CHECKING:
     from ssot.settings import Settings
+    from ssot.store import Store
 
 Level = Literal["ok", "warn", "fail"]
 LITTLE_SPACE: Final = 1024**3
@@ -236,16 +238,31 @@ def clock(home: Path) -> Finding:
     return Finding("clock", "ok", "not behind the log")
 
 
+def long_texts(store: Store) -> Finding:
+    """Whether every text that was put aside by its digest is still there."""
+    wanted: dict[str, str] = {}
+    for task_id in sorted(store.view.entries):
+        for name in re.findall(rb'"blob": "(sha256:[0-9a-f]{64})"', store.document(task_id) or b""):
+            wanted.setdefault(name.decode(), task_id)
+    lost = [f"{name[:19]}… of {task_id}" for name, task_id in wanted.items() if not store.blobs.has(name)]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        return Finding("texts", "fail", f"gone from ssot/blobs: {', '.join(lost[:3])}{more}", "put them back from a copy")
+    return Finding("texts", "ok", f"{len(wanted)} long texts are where they belong")
+
+
 def tasks(given: Settings) -> Iterator[Finding]:
     """Held files, saves that were put aside, and what waits for a process."""
     with workspace.open_store(given) as store:
         held = store.held_files()
         open_attempts = store.open_attempts()
         counts = store.view.counts()
+        texts = [_tried("texts", lambda: long_texts(store))]
     told = ", ".join(
         f"{counts[name]} {name}" for name in ("pending", "needs_review", "approved", "rejected") if counts.get(name)
     )
     yield Finding("tasks", "ok", told or "none")
+    yield from texts
     for file in held:
         place = f" at {file.field}" if file.field else ""
         yield Finding(

@@ -123,6 +123,8 @@ def load(**overrides: Any) -> Settings:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         raise SettingsError(f"{_variable(name)}: {first['msg']}") from None
     settings = settings.model_copy(update={"home": settings.home.absolute()})
+    if settings.home.exists() and not settings.home.is_dir():
+        raise SettingsError(f"KIRCERTA_HOME: {settings.home} is not a folder: name the workspace's own")
     settings = _with_kept_key(settings)
     if settings.jwt_secret and len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         raise SettingsError(f"KIRCERTA_JWT_SECRET: at least {MIN_SECRET_BYTES} bytes are needed")

@@ -49,6 +49,16 @@ def test_held_files_and_saves_put_aside_are_listed(run: Run, home: Path) -> None
     assert "T-1.0123.json" in findings["displaced"]["what"]
 
 
+def test_a_long_text_that_is_gone_fails(run: Run, home: Path) -> None:
+    run("task", "create", "long " * 10_000, "--id", "T-1")
+    (blob,) = (home / "ssot/blobs").iterdir()
+    assert found(run("doctor", "--json"))["texts"]["level"] == "ok"
+    blob.unlink()
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    assert "of T-1" in found(ran)["texts"]["what"]
+
+
 def test_a_broken_log_fails_with_its_place(run: Run, home: Path) -> None:
     for number in (1, 2, 3):
         run("task", "create", "text", "--id", f"T-{number}")

@@ -63,3 +63,9 @@ def test_a_path_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / ".env").write_text(f"KIRCERTA_JWT_SECRET_FILE={folder / 'missing'}\n")
     with pytest.raises(SettingsError, match=r"KIRCERTA_JWT_SECRET_FILE: .*missing cannot be read"):
         load()
+
+
+def test_a_home_that_is_no_folder_is_named(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(SettingsError, match=r"KIRCERTA_HOME: .*notes.txt is not a folder"):
+        load(home=folder / "notes.txt")
