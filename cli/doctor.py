@@ -247,7 +247,8 @@ def long_texts(store: Store) -> Finding:
     lost = [f"{name[:19]}… of {task_id}" for name, task_id in wanted.items() if not store.blobs.has(name)]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        return Finding("texts", "fail", f"gone from ssot/blobs: {', '.join(lost[:3])}{more}", "put them back from a copy")
+        what = f"gone from ssot/blobs: {', '.join(lost[:3])}{more}"
+        return Finding("texts", "fail", what, "put them back from a copy")
     return Finding("texts", "ok", f"{len(wanted)} long texts are where they belong")
 
 
