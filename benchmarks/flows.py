@@ -18,10 +18,10 @@ from benchmarks import Row, at_least, at_most, for_information
 from flows.agents.protocol import AgentFailed, job_line
 from flows.outcome import Outcome
 from flows.pipeline import Order, Steps
-from flows.presence import dispatcher_of
 from flows.server import free_port, prefect_environment, start_prefect_server, wait_until_ready
 from flows.workspace import Workspace, using
 from ssot.intents import Create, Dispatch, Reject
+from ssot.presence import dispatcher_of
 from ssot.settings import load
 from ssot.states import Stage
 from ssot.task import Criterion, plain

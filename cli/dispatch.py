@@ -179,7 +179,7 @@ def leave_to_others(work: Workspace, ids: list[str], order: Order, wait: Wait, d
 
 def _let_them_begin(work: Workspace, dispatch_ids: frozenset[str], deadline: float | None) -> None:
     """Wait until what was logged is acknowledged: the time for an ACK runs from the dispatch, also in a queue."""
-    from flows.presence import is_dispatcher_alive
+    from ssot.presence import is_dispatcher_alive
 
     def queued() -> bool:
         work.store.refresh()
@@ -217,7 +217,7 @@ def _follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: f
     """Each dispatch's outcome as it comes; ends early when nobody is there any more who could bring it."""
     from audit.watch import POLL_S, Doorbell
     from flows.outcome import outcome_of
-    from flows.presence import is_dispatcher_alive
+    from ssot.presence import is_dispatcher_alive
 
     waiting, seen_alive = dict(dispatches), time.monotonic()
     bell = Doorbell([work.store.audit_folder])

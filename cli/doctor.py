@@ -279,7 +279,7 @@ def tasks(given: Settings) -> Iterator[Finding]:
 
 
 def has_dispatcher(home: Path) -> bool:
-    from flows.claims import is_locked
+    from ssot.claims import is_locked
 
     return is_locked(home / ".kircerta" / "dispatcher.lock")
 

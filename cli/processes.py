@@ -61,7 +61,7 @@ def dispatcher() -> None:
     """Follow the log and run what it asks for: dispatches, what follows a decision, the watchdog. One a workspace."""
     given = workspace.settings()
     from flows.dispatcher import run_dispatcher
-    from flows.presence import AlreadyRunning
+    from ssot.presence import AlreadyRunning
 
     try:
         run_dispatcher(given)

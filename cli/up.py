@@ -356,7 +356,8 @@ class Line:
 def services(plan: Plan) -> tuple[tuple[Service, ...], tuple[Service, ...]]:
     """What starts at once, and what starts when the Prefect server is there."""
     from cli.probe import answers
-    from flows import presence, server
+    from flows import server
+    from ssot import presence
 
     settings, logs = plan.served, plan.logs
     environment = {

@@ -51,7 +51,7 @@ def running(home: Path) -> Running | None:
     """The `kircerta up` of the workspace; None when none runs. What a dead one left behind does not count."""
     import orjson
 
-    from flows.claims import is_locked
+    from ssot.claims import is_locked
 
     if not is_locked(lock_file(home)):
         return None

@@ -23,14 +23,14 @@ from audit.event import Corrupt, Event
 from audit.files import Busy, StorageFailed, replace_file
 from audit.log import LogReader, Rewound
 from audit.stamp import rfc3339
-from flows.claims import is_claimed, remove_stale
 from flows.herald import Herald
 from flows.overdue import settle
 from flows.pipeline import waits_for_us
-from flows.presence import Presence, become_dispatcher
 from flows.runner import CALLED, Job, NotNow, Runner
 from flows.server import use_environment
 from flows.workspace import Workspace, home_tag
+from ssot.claims import is_claimed, remove_stale
+from ssot.presence import Presence, become_dispatcher
 from ssot.settings import Settings
 from ssot.watch import Watcher
 

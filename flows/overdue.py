@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from flows.claims import is_claimed, try_claim
 from flows.pipeline import waits_for_us
-from flows.presence import is_dispatcher_alive
 from flows.work import due_warning
 from flows.workspace import Workspace
 from ssot import beats
+from ssot.claims import is_claimed, try_claim
 from ssot.intents import EndAttempt, TimeOutAck, WarnOfSilence
+from ssot.presence import is_dispatcher_alive
 from ssot.store import Refused
 from ssot.view import OpenAttempt
 

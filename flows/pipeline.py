@@ -16,10 +16,10 @@ from audit.files import Busy
 from audit.stamp import random_id
 from flows.agents.protocol import AgentFailed, Message
 from flows.agents.registry import UnknownAgent, split_name
-from flows.claims import Claim, try_claim
 from flows.outcome import WAITING, Outcome, outcome_of
 from flows.work import MAX_REFUSED, Failure, Pair, TaskMoved, Work, find_agent, monotonic_of, see_task
 from flows.workspace import Workspace
+from ssot.claims import Claim, try_claim
 from ssot.intents import Dispatch, EndAttempt, Intent, SendAck, SendResult, SendVerdict, TimeOutAck
 from ssot.rules import echo_difference, forwarded_issues
 from ssot.states import OPEN, Stage, stage_of

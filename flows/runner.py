@@ -12,10 +12,10 @@ from typing import Any, Final, Literal
 from flows.line import line_to
 from flows.outcome import Outcome
 from flows.pipeline import RESUME, again, take_to_gate
-from flows.presence import Link
 from flows.server import answers
 from flows.work import see_task
 from flows.workspace import Workspace, using
+from ssot.presence import Link
 from ssot.task import Task
 
 Kind = Literal["dispatch_task", "redispatch", "close_task"]

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import certifi
 import httpx
 
-from flows.presence import is_dispatcher_alive
 from flows.workspace import home_tag
+from ssot.presence import is_dispatcher_alive
 from ssot.settings import Settings
 
 _TIMEOUT_S: Final = 2.0

@@ -13,10 +13,10 @@ from audit.event import Draft
 from audit.stamp import rfc3339, seconds_of
 from flows.agents.protocol import Agent, AgentFailed, Message, Session, Silent, job_line
 from flows.agents.registry import Agents, BadAgentsFile, UnknownAgent
-from flows.claims import Claim
 from flows.outcome import WAITING, Outcome, attempt_of, outcome_of
 from flows.workspace import Workspace
 from ssot import beats
+from ssot.claims import Claim
 from ssot.intents import Intent, SendHeartbeat, WarnOfSilence
 from ssot.rules import HEARTBEAT_EVENT_S
 from ssot.states import OPEN, Stage, stage_of_attempt

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from audit.log import verify
 from flows.outcome import outcome_of
-from flows.presence import dispatcher_of
 from flows.server import PrefectServer, answers, free_port, prefect_environment, start_prefect_server
 from flows.workspace import Workspace
 from ssot.intents import Approve, Create, Dispatch, Reject
+from ssot.presence import dispatcher_of
 from ssot.settings import Settings, load
 from ssot.states import stage_of
 from ssot.store import Refused

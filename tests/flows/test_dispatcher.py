@@ -18,10 +18,10 @@ import pytest
 
 from audit.stamp import seconds_of
 from flows.herald import as_prefect_event
-from flows.presence import dispatcher_of, is_dispatcher_alive
 from flows.server import PrefectServer, is_served, prefect_environment
 from flows.workspace import Workspace, home_tag
 from ssot.intents import Approve, Dispatch, Reject, Unlock
+from ssot.presence import dispatcher_of, is_dispatcher_alive
 from tests.flows.conftest import add_task, settings_for, told
 
 START = (

@@ -14,12 +14,12 @@ import pytest
 
 from flows.agents import fake
 from flows.agents.registry import UnknownAgent
-from flows.claims import is_claimed, try_claim
 from flows.here import run_here
 from flows.outcome import Outcome
 from flows.pipeline import BARE, RESUME, Order, Steps, again, take_to_gate
 from flows.workspace import Workspace
 from ssot.beats import last_sign
+from ssot.claims import is_claimed, try_claim
 from ssot.intents import Approve, Dispatch, EndAttempt, Reject, SendAck
 from ssot.states import stage_of
 from ssot.store import Refused

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.claims import claim_file, is_claimed, remove_stale, try_claim
+from ssot.claims import claim_file, is_claimed, remove_stale, try_claim
 
 
 def test_a_claimed_dispatch_cannot_be_claimed_again_until_it_is_released(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_claim_that_is_looked_at_all_the_time_is_still_granted_once(tmp_path: 
 
 def test_kill_9_frees_a_claim_and_what_it_left_is_removed(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from flows.claims import try_claim; c = try_claim(pathlib.Path(sys.argv[1]), 'd-1')"
+        "import sys, time, pathlib; from ssot.claims import try_claim; c = try_claim(pathlib.Path(sys.argv[1]), 'd-1')"
     )
     command = [sys.executable, "-c", f"{code}; print('claimed', flush=True); time.sleep(60)", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

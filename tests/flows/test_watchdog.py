@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.claims import try_claim
 from flows.overdue import Overdue, find_overdue, settle
-from flows.presence import AlreadyRunning, become_dispatcher, dispatcher_of, is_dispatcher_alive
 from flows.workspace import Workspace
 from ssot.beats import keep_sign
+from ssot.claims import try_claim
 from ssot.intents import Dispatch, EndAttempt, SendAck, SendHeartbeat, TimeOutAck, WarnOfSilence
+from ssot.presence import AlreadyRunning, become_dispatcher, dispatcher_of, is_dispatcher_alive
 from ssot.task import AckBody, Echo
 from tests.flows.conftest import Made, add_task, settings_for, told
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import orjson
 
 from audit.files import replace_file
-from flows.claims import is_locked
+from ssot.claims import is_locked
 
 _FOLDER: Final = Path(".kircerta")
 Link = Literal["none", "unknown", "up", "down"]
