@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from api import examples, openapi, session, stream, webhooks
 from api.agents import AgentRoutes
+from api.alarms import AlarmWatch
 from api.answers import Tagged
 from api.audit import AuditRoutes
 from api.blobs import BlobRoutes
@@ -84,10 +85,12 @@ def create_app(
         watcher = Watcher(opened, adopt=True).start()
         health.watch(watcher)
         desk.take(opened)
-        await streams.start(await Follower(opened.audit_folder).start())
+        follower = await Follower(opened.audit_folder).start()
+        await streams.start(follower)
         stop = asyncio.Event()
         writing = asyncio.create_task(RefusalWriter([refusals, rejections], desk.note).run(stop))
-        watching = [asyncio.create_task(lag.run()), asyncio.create_task(prefect.run())]
+        alarms = AlarmWatch(settings, lag, prefect, SOURCE)
+        watching = [asyncio.create_task(one) for one in (lag.run(), prefect.run(), alarms.run(opened, follower))]
         try:
             yield
         finally:

@@ -40,6 +40,7 @@ class LoopLag:
         self.last_s = 0.0
         self.worst_s = 0.0
         """The worst of about the last minute."""
+        self._worst_since = 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -48,6 +49,12 @@ class LoopLag:
             await asyncio.sleep(_LAG_EVERY_S)
             self.last_s = max(0.0, time.perf_counter() - begun - _LAG_EVERY_S)
             self.worst_s = max(self.last_s, self.worst_s * 0.99)
+            self._worst_since = max(self.last_s, self._worst_since)
+
+    def take_worst(self) -> float:
+        """The worst since this was asked last, in seconds."""
+        worst, self._worst_since = self._worst_since, 0.0
+        return worst
 
 
 class PrefectProbe:
@@ -92,6 +99,7 @@ class Readiness:
     open_attempts: int
     loop_lag_ms: float
     prefect: str
+    alarms: tuple[str, ...]
 
 
 class HealthRoutes:
@@ -145,6 +153,7 @@ class HealthRoutes:
             open_attempts=len(store.open_attempts()),
             loop_lag_ms=round(self._lag.worst_s * 1000, 3),
             prefect=self._prefect.state,
+            alarms=tuple(sorted(store.view.alarms)),
         )
 
     async def metrics(self, request: Request) -> Response:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from api.refusals import RefusalCounter
 from api.stream import EventStream
+from ssot.alarms import WATCHED
 from ssot.store import Store
 
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -40,6 +41,7 @@ class Metrics:
         self._held = self._gauge("kircerta_held_files", "Task files that wait for a person.")
         self._opened = self._gauge("kircerta_open_attempts", "Attempts under way.")
         self._denied = self._gauge("kircerta_refused_requests", "Requests without a valid token or role so far.")
+        self._alarms = self._gauge("kircerta_alarm", "1 while an alarm stands.", ["alarm"])
         self._lag = self._gauge("kircerta_loop_lag_seconds", "How late the event loop was at the last look.")
         self._worst_lag = self._gauge("kircerta_loop_lag_worst_seconds", "The worst lag of about the last minute.")
 
@@ -85,5 +87,8 @@ class Metrics:
         self._held.set(len(store.held_files()))
         self._opened.set(len(store.open_attempts()))
         self._denied.set(self._refusals.total)
+        self._alarms.clear()
+        for alarm in {*WATCHED, *store.view.alarms}:
+            self._alarms.labels(alarm).set(alarm in store.view.alarms)
         self._lag.set(lag_s)
         self._worst_lag.set(worst_lag_s)

@@ -59,7 +59,7 @@ KINDS: Final[dict[str, Kind]] = {
     "telegram_dedup_hit": Kind("A chat message that came before, under the same or another update."),
     "out_of_order_ignored": Kind("A delivery that tells of an older state than the one that stands."),
     "auth_denied": Kind("Requests without a valid token or role, counted."),
-    "alert": Kind("Something a person should look at."),
+    "alert": Kind("An alarm of the running system: raised, with a reason and figures, or cleared again."),
     "log_recovered": Kind("A torn tail of the log was put aside and cut off."),
 }
 

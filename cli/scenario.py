@@ -13,7 +13,7 @@ from typing import Any, Final
 from audit.event import Draft, Event
 from audit.log import ACTIVE
 from audit.stamp import Clock
-from ssot import intents
+from ssot import alarms, intents
 from ssot.ingest import github, telegram, xcode
 from ssot.ingest.delivery import Delivery
 from ssot.rules import Policy
@@ -148,7 +148,9 @@ class _Scene:
             "last_at": moment,
         }
         self._store.note(Draft("auth_denied", "kircerta", denied))
-        self._store.note(Draft("alert", "watchdog", {"what": "disk", "detail": "less than 1 GiB is free"}))
+        self._store.note(
+            alarms.draft("low_disk", "raised", "400 MiB are free", {"free_bytes": 419430400}, "kircerta/api")
+        )
 
     def deliveries(self) -> None:
         """What comes from outside: an issue, its newer and an older version, a comment, builds, chat messages."""

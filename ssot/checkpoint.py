@@ -13,10 +13,11 @@ from audit import files
 from audit.event import Corrupt
 from audit.files import Signature
 from audit.log import LogReader, Place, Rewound
+from ssot.alarms import Raised
 from ssot.rules import Signs
 from ssot.view import Entry, HeldFile, OpenAttempt, Remembered, View
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 NAME: Final = "checkpoint.json"
 _MAX_BYTES: Final = 4 * 1024**3
 
@@ -39,6 +40,7 @@ def take(view: View, reader: LogReader) -> Snapshot:
         "opened": [asdict(attempt) for attempt in view.opened.values()],
         "remembered": {key: asdict(first) for key, first in view.remembered.items()},
         "deliveries": [(key.hex(), seq) for key, seq in view.deliveries.items()],
+        "alarms": [asdict(raised) for raised in view.alarms.values()],
         "last_change": list(view.last_change),
     }
     # signatures as they are now: a later one may vouch for bytes that are not flushed yet
@@ -109,6 +111,7 @@ def _view(body: dict[str, Any]) -> View:
         view.opened[attempt["task_id"]] = OpenAttempt(**attempt)
     view.remembered = {key: Remembered(**first) for key, first in body["remembered"].items()}
     view.deliveries = {bytes.fromhex(key): seq for key, seq in body["deliveries"]}
+    view.alarms = {raised["alarm"]: Raised(**raised) for raised in body["alarms"]}
     seq, cursor = body["last_change"]
     view.last_change = (seq, cursor)
     return view

@@ -90,6 +90,23 @@ class Settings(BaseSettings):
         description="Seconds after which a local attempt that no process runs is ended as `orphaned`.",
     )
     dispatch_concurrency: int = Field(4, ge=1, le=64, description="How many dispatches run at once in one process.")
+    alarm_loop_lag_s: float = Field(
+        1.0, gt=0, description="Seconds for which the API's event loop may stall before an alarm is raised."
+    )
+    alarm_stream_s: float = Field(
+        5.0, gt=0, description="Seconds for which the event stream may stand behind the log before an alarm is raised."
+    )
+    alarm_gone_s: float = Field(
+        15.0,
+        gt=0,
+        description="Seconds for which a dispatcher or Prefect server may be gone before an alarm is raised.",
+    )
+    alarm_disk_bytes: int = Field(
+        512 * 1048576, ge=0, description="Less free space than this raises an alarm; 0 for none."
+    )
+    alarm_log_bytes: int = Field(
+        64 * 1048576, gt=0, description="An alarm is raised when the log grows by more bytes than this in a minute."
+    )
     segment_bytes: int = Field(
         SEGMENT_BYTES, ge=65536, description="A segment of the log is closed when it has this size."
     )

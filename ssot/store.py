@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event, encode
 from audit.files import NotRegular, Signature
 from audit.log import AuditLog, LogReader, Place, Rewound, Transaction
 from audit.stamp import Clock
-from ssot import adopt, checkpoint, rules
+from ssot import adopt, alarms, checkpoint, rules
 from ssot.adopt import Adopted, Held, Outdated
+from ssot.alarms import Raised
 from ssot.blobs import Blobs
 from ssot.ingest import delivery as deliveries
 from ssot.ingest.delivery import Delivered, Delivery
@@ -286,6 +287,8 @@ class Store:
             self.view.sign_of_life(event)
         elif event.type == "task_invalid":
             self.view.hold(event)
+        elif event.type == "alert":
+            self.view.alarms = alarms.standing(self.view.alarms, event)
         elif event.type == "task_restored":
             self.view.held.pop(f"{event.subject}.json", None)
         record = event.data.get("idempotency")
@@ -648,6 +651,16 @@ class Store:
             raise ValueError(f"a {draft.type} changes its task: commit an intent")
         with self._transaction(timeout) as transaction:
             return self._record([draft], transaction)[0]
+
+    def tell_alarms(
+        self, look: Callable[[Mapping[str, Raised]], Sequence[Draft]], timeout: float | None = None
+    ) -> None:
+        """Log what `look` makes of the alarms that stand; asked under the lock: two processes raise an alarm once."""
+        self.refresh()
+        if not look(self.view.alarms):
+            return
+        with self._transaction(timeout) as transaction:
+            self._record(list(look(self.view.alarms)), transaction)
 
     def _was_just_told(self, draft: Draft) -> bool:
         """Whether the same caller was refused the same thing within `REFUSAL_S`: a loop must not fill the disk."""

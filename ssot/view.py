@@ -13,6 +13,7 @@ from sortedcontainers import SortedList
 from audit.event import Event
 from audit.files import Signature
 from audit.stamp import seconds_of
+from ssot.alarms import Raised
 from ssot.rules import Signs
 from ssot.states import OPEN, Stage, stage_of
 from ssot.task import Source, Status, Task
@@ -142,6 +143,8 @@ class View:
     remembered: dict[str, Remembered] = field(default_factory=dict)
     deliveries: dict[bytes, int] = field(default_factory=dict)
     """The seq of each delivery's outcome by its key, oldest first."""
+    alarms: dict[str, Raised] = field(default_factory=dict)
+    """The alarms that stand, by name."""
     last_change: tuple[int, str] = (0, "")
     by_all: SortedList[Key] = field(default_factory=SortedList)
     by_group: dict[str, SortedList[Key]] = field(default_factory=dict)
