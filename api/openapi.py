@@ -161,6 +161,7 @@ _TEXT: Final[Schema] = {"type": "string"}
 LIST_PARAMETERS: Final = (
     _query("status", {"type": "string", "enum": list(STATUSES)}),
     _query("source", {"type": "string", "enum": list(SOURCES)}),
+    _query("stage", {"type": "string", "enum": list(STAGES)}, "How far a task is, more closely than its status."),
     _query("q", {"type": "string", "maxLength": 200}, "Looked for in id and title, ignoring case."),
     _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 200}),
     _query("cursor", _TEXT, "`next_cursor` of the page before."),

@@ -11,6 +11,7 @@ from api.answers import Tagged
 from api.desk import Desk, task_id_of
 from api.head import head_of
 from api.parameters import one_of, query_parameters, unusable, whole_number
+from ssot.states import STAGES
 from ssot.task import Source, Status
 from ssot.view import Query
 
@@ -46,7 +47,7 @@ class TaskRoutes:
 
 def page_query(raw: bytes) -> Query:
     """What a query string asks for. Raises Problem (invalid_query)."""
-    found = query_parameters(raw, ("status", "source", "q", "limit", "cursor"))
+    found = query_parameters(raw, ("status", "source", "stage", "q", "limit", "cursor"))
     text = found.get("q") or None
     if text is not None and len(text) > 200:
         raise unusable("q", "has at most 200 characters")
@@ -56,4 +57,5 @@ def page_query(raw: bytes) -> Query:
         text=text,
         limit=whole_number(found, "limit", default=200, least=1, most=MAX_PAGE),
         cursor=found.get("cursor") or None,
+        stage=one_of(found, "stage", tuple(STAGES)),
     )

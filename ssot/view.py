@@ -90,6 +90,7 @@ class Query:
     text: str | None = None
     limit: int = 200
     cursor: str | None = None
+    stage: str | None = None
 
 
 class BadCursor(ValueError):
@@ -289,17 +290,21 @@ class View:
         return b'{"tasks":[%b],"total":%d,"next_cursor":%b}' % (body, len(keys), orjson.dumps(following))
 
     def _matching(self, query: Query) -> SortedList[Key]:
-        if query.status is None and query.source is None and not query.text:
+        if query.stage in OPEN:  # few: they are looked up, not searched for
+            opened = (self.entries[one.task_id] for one in self.opened.values() if one.stage == query.stage)
+            return SortedList((entry.order, entry.task_id) for entry in opened if self._fits(entry, query))
+        if query.status is None and query.source is None and query.stage is None and not query.text:
             return self.by_all
         groups = [self.by_group.get(name, SortedList()) for name in (query.status, query.source) if name is not None]
-        if len(groups) == 1 and not query.text:
+        if len(groups) == 1 and query.stage is None and not query.text:
             return groups[0]
         candidates = min(groups, key=len) if groups else self.by_all
         return SortedList(key for key in candidates if self._fits(self.entries[key[1]], query))
 
     @staticmethod
     def _fits(entry: Entry, query: Query) -> bool:
-        if query.status not in (None, entry.status) or query.source not in (None, entry.source):
+        wanted = ((query.status, entry.status), (query.source, entry.source), (query.stage, entry.stage))
+        if any(asked not in (None, stands) for asked, stands in wanted):
             return False
         return not query.text or query.text.casefold() in f"{entry.task_id}\n{entry.title}".casefold()
 
