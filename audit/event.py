@@ -56,6 +56,9 @@ KINDS: Final[dict[str, Kind]] = {
     "webhook_ignored": Kind("A delivery that is no reason to do anything; the event says why."),
     "webhook_duplicate": Kind("A delivery that came before, in any process and at any time."),
     "webhook_rejected": Kind("Deliveries that were refused, counted."),
+    "redelivery_requested": Kind(
+        "GitHub was asked to send a failed delivery again; the same attempt is asked for once."
+    ),
     "telegram_dedup_hit": Kind("A chat message that came before, under the same or another update."),
     "out_of_order_ignored": Kind("A delivery that tells of an older state than the one that stands."),
     "auth_denied": Kind("Requests without a valid token or role, counted."),

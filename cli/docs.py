@@ -139,7 +139,7 @@ def settings_page() -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    if value is None or value is PydanticUndefined:
+    if value in (None, ()) or value is PydanticUndefined:
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"

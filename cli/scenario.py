@@ -7,12 +7,15 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from audit.event import Draft, Event
 from audit.log import ACTIVE
 from audit.stamp import Clock
+from flows.backfill import redelivery_requested
+from flows.github import Failed, Hook, HookDelivery
 from ssot import alarms, intents
 from ssot.ingest import github, telegram, xcode
 from ssot.ingest.delivery import Delivery
@@ -167,6 +170,7 @@ class _Scene:
         self._deliver(github.read("issue_comment", "4f2c5a10-b1f2-11f0-9a01", comment))
         for _ in range(2):
             self._deliver(github.read("star", "5f2c5a10-b1f2-11f0-9a01", {"action": "created"}))
+        self._store.note(redelivery_requested(Hook.named("example/greeter/4711"), _failed_attempt()))
         for event, progress in (("BUILD_CREATED", "PENDING"), ("BUILD_STARTED", "RUNNING")):
             self._deliver(xcode.read(_build_payload(event, progress)))
         for update_id in (871, 872):
@@ -248,6 +252,17 @@ def _rfc3339(seconds: float) -> str:
     from audit.stamp import rfc3339
 
     return rfc3339(seconds)
+
+
+def _failed_attempt() -> Failed:
+    newest = HookDelivery(
+        id=61_204_711,
+        guid="6f2c5a10-b1f2-11f0-9a01-0242ac120002",
+        delivered_at=datetime(2026, 11, 1, 8, 4, tzinfo=UTC),
+        status_code=502,
+        event="issues",
+    )
+    return Failed(newest, tries=1)
 
 
 def _issue_payload(updated: str, body: str) -> dict[str, Any]:

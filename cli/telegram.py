@@ -12,6 +12,7 @@ from cli.screen import Json, note, put_json, say
 
 if TYPE_CHECKING:
     from flows.telegram import Bot
+    from flows.turn import Turn
 
 telegram = typer.Typer(help="Updates of a Telegram bot.", no_args_is_help=True)
 
@@ -33,27 +34,22 @@ def poll(
     """
     import asyncio
 
-    from flows.telegram import Bot, CannotPoll, only_poller
+    from flows.telegram import Bot, CannotPoll, NotConfigured, only_poller
 
     given = workspace.settings()
-    if given.telegram_token is None or not given.telegram_token.get_secret_value().strip():
-        raise WrongUse("KIRCERTA_TELEGRAM_TOKEN is not set: without a bot's token there is nothing to ask for")
-    secrets = given.telegram_secret.get_secret_value().split(",") if given.telegram_secret else []
-    secret = next((part.strip() for part in secrets if part.strip()), None)
-    if secret is None:
-        raise WrongUse("KIRCERTA_TELEGRAM_SECRET is not set: the API would take nothing")
-    token = given.telegram_token.get_secret_value().strip()
-    bot = Bot(token, given.telegram_api, api_url or given.api_url, secret)
     try:
-        with only_poller(given.home, token):
+        bot = Bot.of(given, api_url)
+        with only_poller(given.home, bot.token) as turn:
             note(f"polling {given.telegram_api} for {bot.api_url}; Ctrl-C ends it")
-            taken = asyncio.run(_until_signalled(bot))
+            taken = asyncio.run(_until_signalled(bot, turn))
+    except NotConfigured as error:
+        raise WrongUse(str(error)) from None
     except CannotPoll as error:
         raise Failure(str(error)) from None
     put_json({"taken": taken}) if json else say(f"{taken} updates handed over")
 
 
-async def _until_signalled(bot: Bot) -> int:
+async def _until_signalled(bot: Bot, turn: Turn) -> int:
     import asyncio
     import signal
 
@@ -62,6 +58,6 @@ async def _until_signalled(bot: Bot) -> int:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    poller = Poller(bot, note)
+    poller = Poller(bot, note, turn)
     await poller.run(stop)
     return poller.taken

@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 NAME: Final = "kircerta"
-_EVERY: Final = timedelta(minutes=1)
-_SCHEDULED: Final = frozenset({"dispatch_pending", "watchdog"})
+_SCHEDULED: Final[dict[str, timedelta]] = {
+    "dispatch_pending": timedelta(minutes=1),
+    "watchdog": timedelta(minutes=1),
+    "poll_telegram": timedelta(minutes=10),  # as long as a run polls: the next one goes on
+    "backfill_github": timedelta(minutes=10),
+}
 _TAGS: Final[dict[str, str]] = {
     "dispatch_task": "dispatch",
     "dispatch_pending": "dispatch",
     "redispatch": "decision",
     "close_task": "decision",
     "watchdog": "watch",
+    "poll_telegram": "ingest",
+    "backfill_github": "ingest",
 }
 
 
@@ -40,7 +46,7 @@ async def deployments(settings: Settings) -> list[RunnerDeployment]:
     for flow in all_flows():
         is_new = flow.name in _SCHEDULED and flow.name not in known
         # Only a new deployment gets its schedule: switched on by a person, it stays on.
-        schedules = [Schedule(interval=_EVERY, active=False)] if is_new else None
+        schedules = [Schedule(interval=_SCHEDULED[flow.name], active=False)] if is_new else None
         made.append(
             await flow.ato_deployment(
                 name=name,
@@ -86,9 +92,10 @@ async def _known(name: str) -> set[str]:
 def all_flows() -> list[Any]:
     """Every flow that is served."""
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
+    from flows.ingest import backfill_github, poll_telegram
     from flows.watchdog import watchdog
 
-    return [dispatch_task, dispatch_pending, redispatch, close_task, watchdog]
+    return [dispatch_task, dispatch_pending, redispatch, close_task, watchdog, poll_telegram, backfill_github]
 
 
 def serve_deployments(settings: Settings) -> None:

@@ -75,6 +75,12 @@ def current() -> Workspace:
         return _opened[0]
 
 
+def current_settings() -> Settings:
+    """The settings of the run, for work that needs neither the log nor the tasks: nothing is opened for them."""
+    given = _current.get()
+    return load() if given is None else given.settings
+
+
 def home_tag(home: Path) -> str:
     """The tag by which deployments and runs of a workspace are found on a server that serves several."""
     return "home:" + hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:12]

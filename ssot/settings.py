@@ -51,6 +51,15 @@ class Settings(BaseSettings):
     )
     telegram_token: SecretStr | None = Field(None, description="The poller's bot token.")
     telegram_api: str = Field("https://api.telegram.org", description="The Bot API's base URL.")
+    github_api: str = Field("https://api.github.com", description="The GitHub API's base URL.")
+    github_token: SecretStr | None = Field(
+        None, description="The token with which `backfill_github` asks GitHub; it may read and write webhooks."
+    )
+    github_hooks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="The webhooks whose failed deliveries `backfill_github` asks for again: `owner/repo/ID` of a "
+        "repository, `org/ID` of an organization, `app` of a GitHub App. Comma-separated.",
+    )
     api_url: str = Field(
         "http://127.0.0.1:8000", description="Where the command and the flows find kircerta's API over HTTP."
     )
@@ -112,7 +121,7 @@ class Settings(BaseSettings):
     )
     lock_timeout_s: float = Field(5.0, gt=0, le=60, description="Seconds to wait for the workspace's lock.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "github_hooks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

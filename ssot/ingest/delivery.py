@@ -20,6 +20,11 @@ REPEATS: Final = frozenset({"webhook_duplicate", "telegram_dedup_hit"})
 """The types of event that tell of a delivery that came before."""
 
 
+def key_of(sender: str, identity: str) -> str:
+    """What recognises a delivery of a sender: 32 hex digits."""
+    return hashlib.sha256(f"{sender}\n{identity}".encode()).hexdigest()[:32]
+
+
 class BadPayload(Exception):
     """The payload is not what its sender documents: nothing can be made of it."""
 
@@ -63,7 +68,7 @@ class Delivery:
     @property
     def key(self) -> str:
         """What the log keeps to recognise it: 32 hex digits."""
-        return hashlib.sha256(f"{self.sender}\n{self.identity or self.event_id}".encode()).hexdigest()[:32]
+        return key_of(self.sender, self.identity or self.event_id)
 
     def draft(self, type: str, task: Task | None, **facts: Any) -> Draft:
         """The one event of this delivery."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -16,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from flows.telegram import Bot, CannotPoll, Poller, only_poller
+from flows.telegram import AlreadyPolling, Bot, CannotPoll, Poller, only_poller
+from flows.turn import MOST_PATIENCE_S, Turn
 from ssot import replay
 from ssot.store import Store
 from tests import builders
 from tests.api.running import ROOT, await_health, command, environment, free_port
-from tests.flows.botserver import TOKEN, BotServer, bot_server
+from tests.flows.botserver import CUT, TOKEN, Answer, BotServer, bot_server
 
 SECRET = "tele_gram"
 
@@ -56,11 +58,11 @@ class TheApi:
         writer.close()
 
 
-async def polled(bot: BotServer, api: TheApi, until: Callable[[], bool]) -> list[str]:
+async def polled(bot: BotServer, api: TheApi, until: Callable[[], bool], turn: Turn | None = None) -> list[str]:
     """Run a poller until something is so; gives what it said."""
     said: list[str] = []
     stop = asyncio.Event()
-    poller = Poller(Bot(TOKEN, bot.url, api.url, SECRET, long_poll_s=1), said.append)
+    poller = Poller(Bot(TOKEN, bot.url, api.url, SECRET, long_poll_s=1), said.append, turn)
     running = asyncio.create_task(poller.run(stop))
     async with asyncio.timeout(60):
         while not until() and not running.done():
@@ -104,6 +106,76 @@ async def test_ids_that_begin_anew_are_no_reason_to_stop() -> None:
     assert len(api.bodies) == 4
 
 
+async def test_an_offset_that_says_nothing_more_is_not_told_again() -> None:
+    with bot_server() as bot:
+        bot.put(*updates(1, first=900))
+        async with TheApi([]) as api:
+            await polled(bot, api, lambda: len(bot.asked) > 2)
+    assert [one.get("offset") for one in bot.asked[:3]] == [None, 901, None]
+
+
+async def test_who_stops_confirms_what_was_taken() -> None:
+    with bot_server() as bot:
+        bot.put(*updates(1))
+        async with TheApi([]) as api:
+            await polled(bot, api, lambda: bool(api.bodies))
+        assert bot.is_empty()
+        assert sum(one.get("offset") == 2 for one in bot.asked) >= 1
+
+
+async def test_what_is_not_taken_yet_stays_with_telegram_when_the_poller_stops() -> None:
+    with bot_server() as bot:
+        bot.put(*updates(3))
+        async with TheApi([202, 503, 503, 503, 503]) as api:
+            await polled(bot, api, lambda: len(api.bodies) == 3)
+        assert [one["update_id"] for one in bot.waiting] == [2, 3]
+
+
+async def test_whatever_telegram_and_the_api_answer_each_update_is_handed_over() -> None:
+    """A seeded storm: refusals, conflicts, limits, cut connections on both sides; ids begin anew in between."""
+    chance = random.Random(9)
+    storm: list[Answer] = [CUT, (500, {}), (502, {}), (200, {"ok": False}), (200, {"ok": True, "result": "?"}),
+                           (429, {"ok": False, "parameters": {"retry_after": 0}})]  # fmt: skip
+    with bot_server() as bot:
+        async with TheApi([]) as api:
+            for turn, first in enumerate(chance.sample(range(1, 10**9), 3)):
+                bot.answers += chance.sample(storm, k=2)
+                api.statuses += chance.choices([0, 202, 500, 503], k=2)
+                messages = [100 * turn + n for n in range(7)]
+                bot.put(*(builders.update_payload("x", first + n, message_id=m) for n, m in enumerate(messages)))
+                await polled(bot, api, bot.is_empty)
+    seen = [json.loads(body)["message"]["message_id"] for body in api.bodies]
+    assert sorted(set(seen)) == [100 * turn + n for turn in range(3) for n in range(7)]
+    assert list(dict.fromkeys(seen)) == sorted(set(seen)), "in the order in which they came"
+
+
+async def test_telegrams_word_on_patience_holds_for_the_next_poller_too(tmp_path: Path) -> None:
+    limit = (429, {"ok": False, "parameters": {"retry_after": 2}})
+    with bot_server() as bot:
+        bot.answers.append(limit)
+        bot.put(*updates(1))
+        async with TheApi([]) as api:
+            with only_poller(tmp_path, TOKEN) as turn:
+                await polled(bot, api, lambda: bool(bot.asked), turn)
+            with only_poller(tmp_path, TOKEN) as turn:
+                assert 0 < turn.patience_s() <= 2
+                said = await polled(bot, api, bot.is_empty, turn)
+    assert bot.times[1] - bot.times[0] >= 1.9
+    assert "patience" in said[0]
+
+
+def test_patience_is_bounded_and_what_is_no_time_is_none(tmp_path: Path) -> None:
+    with only_poller(tmp_path, TOKEN) as turn:
+        turn.keep_patience(10**9)
+        assert turn.patience_s() == MOST_PATIENCE_S
+        turn.keep_patience(-5)
+        assert turn.patience_s() == 0
+        (kept,) = (tmp_path / ".kircerta").glob("telegram-*")
+        for nonsense in (b"", b"nan", b"soon", b"\xff"):
+            kept.write_bytes(nonsense)
+            assert turn.patience_s() == 0
+
+
 async def test_telegrams_word_on_patience_is_obeyed() -> None:
     with bot_server() as bot:
         bot.answers.append((429, {"ok": False, "error_code": 429, "parameters": {"retry_after": 1}}))
@@ -140,46 +212,62 @@ def test_there_is_one_poller_a_token(tmp_path: Path) -> None:
     with only_poller(tmp_path, TOKEN):
         with only_poller(tmp_path, "another"):
             pass
-        with pytest.raises(CannotPoll, match="another poller"), only_poller(tmp_path, TOKEN):
-            pass
-    with only_poller(tmp_path, TOKEN):
+        for home in (tmp_path, tmp_path / "elsewhere"):
+            with pytest.raises(AlreadyPolling, match="another poller"), only_poller(home, TOKEN):
+                pass
+    with only_poller(tmp_path / "elsewhere", TOKEN):
         pass
+    assert TOKEN not in repr(Bot(TOKEN, "", "", SECRET))
     assert TOKEN not in "".join(path.name for path in (tmp_path / ".kircerta").iterdir())
 
 
 @pytest.mark.slow
 def test_killed_at_random_points_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
-    """kill -9 of the poller and of the API, over and over, while updates come in."""
+    """kill -9 of the poller, of the API and of both, over and over, while updates come in and Telegram stumbles."""
     chance = random.Random(4)
     rounds, home, port = 12, tmp_path / "home", free_port()
     total = 10 * rounds
     home.mkdir()
     given = environment(home, KIRCERTA_TELEGRAM_SECRET=SECRET)
+    start: dict[str, Callable[[], subprocess.Popen[bytes]]] = {
+        "api": lambda: subprocess.Popen(command(port), env=given, cwd=home),
+        "poller": lambda: poller_process(home, bot, port),
+    }
     with bot_server() as bot, ended_after() as running:
-        running["api"] = subprocess.Popen(command(port), env=given, cwd=home)
+        running["api"] = start["api"]()
         await_health(running["api"], port)
-        running["poller"] = poller_process(home, bot, port)
+        running["poller"] = start["poller"]()
         for number in range(rounds):
-            bot.put(*updates(10, first=10 * number + 1))
+            wait_until(bot.is_empty)  # only then ids may begin anew
+            first = chance.randrange(1, 10**9)
+            numbers = range(10 * number, 10 * number + 10)
+            bot.put(*(builders.update_payload(f"do {n}", first + n, message_id=n) for n in numbers))
+            bot.answers += chance.choices([CUT, (503, {}), (200, {"ok": False})], k=chance.randrange(2))
             asked = len(bot.asked)
             wait_until(lambda asked=asked: len(bot.asked) > asked)
             time.sleep(chance.random() * 0.03)
-            name = chance.choice(["api", "poller"])
-            running[name].kill()
-            running[name].wait()
-            running[name] = (
-                subprocess.Popen(command(port), env=given, cwd=home)
-                if name == "api"
-                else poller_process(home, bot, port)
-            )
+            for name in chance.choice([["api"], ["poller"], ["api", "poller"]]):
+                running[name].kill()
+                running[name].wait()
+                running[name] = start[name]()
         wait_until(bot.is_empty)
+    assert_each_message_has_its_task(home, total)
+
+
+def assert_each_message_has_its_task(home: Path, total: int) -> None:
+    """Files, log and sums: one task a message, one event a delivery."""
+    files = {path.stem: json.loads(path.read_bytes()) for path in (home / "ssot" / "tasks").glob("*.json")}
+    assert {name: file["request_text"] for name, file in files.items()} == {
+        f"tg-n1001-{n}": f"do {n}" for n in range(total)
+    }
     store = Store.open(home, source="kircerta/tests")
     try:
-        assert sorted(store.view.entries) == sorted(f"tg-n1001-{n}" for n in range(1, total + 1))
-        types = [event.type for event in store.events()]
-        created = [event.subject for event in store.events() if event.type == "task_created"]
-        assert "telegram_dedup_hit" in types, "no kill came between an effect and its confirmation"
+        told = [event for event in store.events() if "delivery_id" in event.data]
+        created = [event.subject for event in told if event.type == "task_created"]
+        repeats = [event for event in told if event.type == "telegram_dedup_hit"]
+        assert repeats, "no kill came between an effect and its confirmation"
         assert len(created) == len(set(created)) == total
+        assert len(created) + len(repeats) == len(told)
         assert replay.check(home).ok
     finally:
         store.close()
@@ -210,9 +298,8 @@ def poller_process(home: Path, bot: BotServer, port: int) -> subprocess.Popen[by
         "KIRCERTA_TELEGRAM_API": bot.url,
     }
     given = [sys.executable, "-m", "cli.main", "telegram", "poll", "--api-url", f"http://127.0.0.1:{port}"]
-    return subprocess.Popen(
-        given, env=environment(home, **more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with (home / "poller.log").open("ab") as log:
+        return subprocess.Popen(given, env=environment(home, **more), cwd=ROOT, stdout=log, stderr=log)
 
 
 @pytest.mark.slow
@@ -226,3 +313,6 @@ def test_the_command_ends_well_on_sigterm_and_refuses_a_second_one(tmp_path: Pat
         assert second.wait(20) == 1
         os.kill(first.pid, signal.SIGTERM)
         assert first.wait(10) == 0
+    said = (tmp_path / "poller.log").read_text()
+    assert "another poller" in said
+    assert TOKEN not in said
