@@ -32,7 +32,7 @@ from ssot.settings import Settings
 HookName = Annotated[str, Field(pattern=HOOK_PATTERN)]
 Minutes = Annotated[float, Field(gt=0, le=1440)]
 _HAND_OVER_S: Final = 30.0
-"""A scheduled run waits so long for the one before it, which ends in these seconds."""
+"""A scheduled run waits at most so long for the one before it, which ends in these seconds."""
 _MOST_ROWS: Final = 200
 
 
@@ -52,7 +52,7 @@ async def poll_telegram(minutes: Minutes = 10.0) -> State[Any]:
     settings = current_settings()
     try:
         bot = Bot.of(settings)
-        async with _in_turn(settings, bot.token) as turn:
+        async with _in_turn(settings, bot.token, min(_HAND_OVER_S, minutes * 60)) as turn:
             poller = Poller(bot, get_run_logger().warning, turn)
             await _poll_for(poller, minutes * 60)
     except AlreadyPolling as error:
@@ -64,9 +64,9 @@ async def poll_telegram(minutes: Minutes = 10.0) -> State[Any]:
 
 
 @asynccontextmanager
-async def _in_turn(settings: Settings, token: str) -> AsyncIterator[Turn]:
+async def _in_turn(settings: Settings, token: str, wait_s: float) -> AsyncIterator[Turn]:
     """The turn of the poller, waited for a little. Raises AlreadyPolling."""
-    until = time.monotonic() + _HAND_OVER_S
+    until = time.monotonic() + wait_s
     while True:
         try:
             with only_poller(settings.home, token) as turn:

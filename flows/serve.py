@@ -105,7 +105,17 @@ def serve_deployments(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    from prefect import aserve
+    from prefect.runner import Runner
+
+    class Serving(Runner):
+        """Ends its runs on SIGTERM, each as cancelled: Prefect's own handler forgets to await that, and the runs
+        would be shown as running for ever."""
+
+        def handle_sigterm(self, *_: Any, **__: Any) -> None:
+            asyncio.run_coroutine_threadsafe(self.astop(), asyncio.get_running_loop())
 
     # Schedules stay as people set them: they are not paused because this process ends.
-    await aserve(*await deployments(settings), pause_on_shutdown=False, print_starting_message=False)
+    serving = Serving(pause_on_shutdown=False)
+    for deployment in await deployments(settings):
+        await serving.aadd_deployment(deployment)
+    await serving.start()
