@@ -418,7 +418,8 @@ async def test_every_real_payload_gets_its_documented_answer(home: Path, store: 
                 assert answer.json()["effect"] in ("ignored", "recorded"), path.name
     store.refresh()
     assert set(store.view.entries) == made
-    assert len(list(store.events())) == len(paths)
+    assert made
+    assert len(list(store.events())) == len(paths) > 150
 
 
 # ------------------------------------------------------------------------------------------------ xcode

@@ -84,6 +84,35 @@ def test_states_of_a_build_have_one_order() -> None:
         assert highest == ranks[-1]
 
 
+def test_states_of_a_build_in_all_orders_come_to_the_same(tmp_path: Path) -> None:
+    """Every order of all five states: never backwards, each older one told once, each repeat too."""
+    store = a_store(tmp_path)
+    for number, order in enumerate(permutations(range(len(STATES)))):
+        highest = -1
+        for at in (*order, order[0]):
+            effect = store.deliver(xcode.read(payload_of(STATES[at], f"run-{number}"))).effect
+            if highest < 0:
+                assert effect == "created"
+            elif at == order[0]:
+                assert effect == "duplicate"
+            else:
+                assert effect == ("build_updated" if at > highest else "out_of_order"), order
+            highest = max(highest, at)
+        build = store.task(f"xcode-run-{number}").build
+        assert build is not None
+        assert (build.progress, build.status) == ("COMPLETE", "FAILED")
+    types = builders.types(tmp_path)
+    assert len(types) == 120 * 6
+    assert (types.count("task_created"), types.count("webhook_duplicate")) == (120, 120)
+    assert replay.check(tmp_path).ok
+
+
+def payload_of(build: Build, run_id: str) -> dict[str, object]:
+    """A delivery that tells of a state."""
+    event = build.payload["metadata"]["attributes"]["eventType"]
+    return builders.build_payload(build.progress, build.status, event, run_id)
+
+
 @pytest.mark.parametrize("payload", [None, [], "x", 7, {"update_id": True}, {"update_id": 1, "message": []},
                                      {"update_id": 1, "message": {"chat": {"id": 1.5}, "message_id": 1}},
                                      {"update_id": 1, "message": {"chat": {"id": 1}, "message_id": -1}}])  # fmt: skip
