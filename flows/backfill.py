@@ -58,6 +58,10 @@ class Report:
     trouble: CannotAsk | None = None
     unreadable: int = 0
 
+    def requests(self) -> int:
+        """How often GitHub was asked to send something again."""
+        return sum(row.fate in ("asked", "refused", "unsure") for row in self.rows)
+
     def counts(self) -> Counter[Fate]:
         return Counter(row.fate for row in self.rows)
 
@@ -81,7 +85,7 @@ async def _one_hook(workspace: Workspace, github: GitHub, wish: Wish, hook: Hook
     await asyncio.to_thread(workspace.store.refresh)  # behind the list: what was taken meanwhile is known
     for one in failed:
         fate = _known_fate(workspace, wish, hook, one)
-        if fate is None and report.counts()["asked"] >= wish.limit:
+        if fate is None and report.requests() >= wish.limit:
             fate = "left over"
         if fate is not None:
             report.rows.append(Row(hook, one, fate))

@@ -26,6 +26,7 @@ from flows.turn import Turn
 PER_PAGE: Final = 100
 MOST_PAGES: Final = 500
 _ANSWER_S: Final = 15.0
+_WHOLE_ANSWER_S: Final = 60.0
 _BETWEEN_S: Final = 1.0
 """GitHub asks to leave a second between requests that change something."""
 _PATIENCE_S: Final = 60.0
@@ -209,6 +210,8 @@ class GitHub:
     async def _patiently(self, method: str, path: str, query: dict[str, str] | None = None) -> httpx.Response:
         """Ask, as often as GitHub puts it off. Raises CannotAsk, httpx.HTTPError."""
         while True:
+            if time.monotonic() > self.deadline:
+                raise CannotAsk("TimeOver", _OVER["TimeOver"])
             await self._wait(self._not_before - time.monotonic(), "RateLimited")
             answer = await self._once(method, path, query)
             pause = self._pause_asked(answer)
@@ -232,7 +235,10 @@ class GitHub:
         }
         url = self.base.rstrip("/") + path
         try:
-            return await self.client.request(method, url, params=query, headers=headers, timeout=_ANSWER_S)
+            async with asyncio.timeout(_WHOLE_ANSWER_S):
+                return await self.client.request(method, url, params=query, headers=headers, timeout=_ANSWER_S)
+        except TimeoutError:
+            raise httpx.ReadTimeout("the answer came too slowly") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):
             raise CannotAsk("NotConfigured", "KIRCERTA_GITHUB_API is no address of an API") from None
 

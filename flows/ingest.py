@@ -157,8 +157,8 @@ def _wish(hooks: Sequence[str], hours: float, limit: int, most_tries: int, again
     if not hooks:
         raise CannotAsk("NotConfigured", "no webhook is named: KIRCERTA_GITHUB_HOOKS is empty, and so is the form")
     since = datetime.now(UTC) - timedelta(hours=hours)
-    named = tuple(Hook.named(name) for name in dict.fromkeys(hooks))
-    return Wish(named, since, limit, most_tries, again)
+    named = {name.lower(): Hook.named(name) for name in hooks}
+    return Wish(tuple(named.values()), since, limit, most_tries, again)
 
 
 async def _ask(settings: Settings, token: str, wish: Wish, turn: Turn, seconds: float) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-TOKEN: Final = "ghp_very-secret"
+TOKEN: Final = f"ghp_very-secret-{os.getpid()}-{os.urandom(4).hex()}"
 CUT: Final = 0
 """A status that never comes: the connection is cut."""
 Deliver = Callable[[str], int]

@@ -213,6 +213,14 @@ async def test_reading_is_tried_again_and_asking_is_not(workspace: Workspace, se
     assert fates(await run(workspace, server)) == {"one": "asked", "two": "asked", "three": "asked"}
 
 
+async def test_a_run_whose_time_is_over_asks_for_nothing_more(workspace: Workspace, server: GitHubServer) -> None:
+    server.attempt(PATH, "one", 502)
+    report = await run(workspace, server, seconds=-1)
+    assert report.trouble is not None
+    assert report.trouble.trouble == "TimeOver"
+    assert server.asked == []
+
+
 async def test_a_github_that_never_answers_is_named(workspace: Workspace, server: GitHubServer) -> None:
     server.instead += [("GET", CUT, {})] * 5
     report = await run(workspace, server)

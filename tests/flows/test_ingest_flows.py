@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def test_a_run_polls_for_its_time_and_says_what_became_of_the_updates(
     bot.put(builders.update_payload(None, 90, message_id=99))
     with api_server(tmp_path, KIRCERTA_TELEGRAM_SECRET=SECRET) as (_, port):
         workspace = open_workspace(**for_bot(bot, f"http://127.0.0.1:{port}"))
-        state = call(workspace, "poll_telegram", minutes=0.05)
+        state = call(workspace, "poll_telegram", minutes=0.03)
     assert (state.name, state.type.value) == ("Polled", "COMPLETED")
     assert state.message == "9 updates handed over: 4 created, 4 duplicate, 1 ignored"
     assert bot.is_empty()
@@ -120,7 +122,7 @@ def test_real_updates_become_tasks_once(
     bot.put(*real, *({**one, "update_id": 1000 + number} for number, one in enumerate(real)))
     with api_server(tmp_path, KIRCERTA_TELEGRAM_SECRET=SECRET) as (_, port):
         workspace = open_workspace(**for_bot(bot, f"http://127.0.0.1:{port}"))
-        state = call(workspace, "poll_telegram", minutes=0.05)
+        state = call(workspace, "poll_telegram", minutes=0.03)
     assert state.name == "Polled"
     assert state.message.startswith(f"{2 * len(real)} updates handed over: {len(made)} created")
     assert len(list((tmp_path / "ssot" / "tasks").glob("tg-*.json"))) == len(made) > 5
@@ -161,6 +163,18 @@ def test_without_settings_and_beside_another_run_nothing_is_asked(
         assert call(open_workspace(**for_bot(bot)), "poll_telegram", minutes=0.01).name == "AlreadyPolling"
         assert call(open_workspace(**for_github(github)), "backfill_github").name == "AlreadyAsking"
     assert bot.asked == github.asked == []
+
+
+def test_a_run_waits_for_the_one_before_it(
+    open_workspace: Made, on_prefect: PrefectServer, bot: BotServer, tmp_path: Path
+) -> None:
+    with ExitStack() as turn:
+        turn.enter_context(only_poller(tmp_path, botserver.TOKEN))
+        ending = threading.Timer(0.5, turn.close)
+        ending.start()
+        state = call(open_workspace(**for_bot(bot)), "poll_telegram", minutes=0.02)
+        ending.join()
+    assert (state.name, state.message) == ("Polled", "0 updates handed over")
 
 
 # -------------------------------------------------------------------------------------------------- GitHub
@@ -208,17 +222,17 @@ def test_a_served_run_is_stopped_from_the_ui_and_with_its_server_and_another_goe
             "TELEGRAM_TOKEN": botserver.TOKEN, "TELEGRAM_SECRET": SECRET, "TELEGRAM_API": bot.url,
             "API_URL": f"http://127.0.0.1:{port}",
         }.items()}  # fmt: skip
-        for number, stop in enumerate((cancelled, with_its_server)):
-            bot.put(*(builders.update_payload("x", 700 * number + n, message_id=10 * number + n) for n in range(3)))
-            with process(tmp_path, "serve", "serve_deployments", PREFECT_API_URL=url, **given) as serving:
-                until(lambda: deployment(url, tmp_path, "poll_telegram"))
+        with process(tmp_path, "serve", "serve_deployments", PREFECT_API_URL=url, **given) as serving:
+            until(lambda: deployment(url, tmp_path, "poll_telegram"))
+            for number, stop in enumerate((cancelled, with_its_server)):
+                bot.put(*(builders.update_payload("x", 700 * number + n, message_id=10 * number + n) for n in range(3)))
                 run = started(url, tmp_path)
                 until(bot.is_empty)
                 assert is_taken(tmp_path)
                 stop(url, run, serving.pid)
                 until(lambda: not is_taken(tmp_path))
                 until(lambda run=run: state_of(url, run) == "CANCELLED")
-                assert stop is cancelled or serving.wait(10) == 0
+            assert serving.wait(10) == 0
         bot.put(*(builders.update_payload("x", 5 + n, message_id=20 + n) for n in range(3)))
         workspace = Workspace.open(settings_for(tmp_path, **for_bot(bot, f"http://127.0.0.1:{port}")))
         assert call(workspace, "poll_telegram", minutes=0.02).name == "Polled"
