@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +23,13 @@ from flows.backfill import Report, Wish, backfill
 from flows.github import CannotAsk, Failed, GitHub, Hook, HookDelivery, failed_of
 from flows.turn import Turn, TurnTaken, only_one
 from flows.workspace import Workspace
+from ssot import replay
 from ssot.ingest import github as reader
+from ssot.store import Store
 from tests import builders
+from tests.api.running import ROOT, await_health, command, environment, free_port
 from tests.flows.githubserver import CUT, TOKEN, GitHubServer, github_server
+from tests.flows.test_telegram import wait_until
 
 HOOK = "octo-org/hello.world/12"
 PATH = "/repos/octo-org/hello.world/hooks/12"
@@ -304,3 +314,73 @@ async def test_in_the_end_every_delivery_has_its_effect_once(workspace: Workspac
     made = [event for event in workspace.store.events() if event.type == "task_created"]
     assert sorted(event.data["delivery_id"] for event in made) == sorted(f"g-{number}" for number in range(30))
     assert not any(event.type == "webhook_duplicate" for event in workspace.store.events()), "what is known is not sent"
+
+
+@pytest.mark.slow
+def test_killed_at_random_points_every_delivery_has_its_effect_once(tmp_path: Path, server: GitHubServer) -> None:
+    """kill -9 of the API while GitHub delivers, then of the API and of the backfill while it asks again."""
+    chance, home, port, total = random.Random(5), tmp_path / "home", free_port(), 40
+    home.mkdir()
+    given = environment(home, KIRCERTA_GITHUB_SECRET="old secret")
+    receiver = f"http://127.0.0.1:{port}"
+    numbers = {f"g-{number}": number for number in range(1, total + 1)}
+    server.deliver = lambda guid: sent_to(receiver, guid, numbers[guid])
+    of_github = {"KIRCERTA_GITHUB_API": server.url, "KIRCERTA_GITHUB_TOKEN": TOKEN, "KIRCERTA_GITHUB_HOOKS": HOOK}
+    asks = [sys.executable, "-m", "tests.flows.backfilling"]
+    running = subprocess.Popen(command(port), env=given, cwd=home)
+    try:
+        await_health(running, port)
+        for at, guid in enumerate(numbers):
+            if at in (8, 24):
+                running.kill()
+            server.attempt(PATH, guid, server.deliver(guid))
+            if at in (14, 30):
+                running.wait()
+                running = subprocess.Popen(command(port), env=given, cwd=home)
+                await_health(running, port)
+        for turn in range(20):
+            asking = subprocess.Popen(asks, env={**given, **of_github}, cwd=ROOT)
+            if turn < 4:
+                before = len(server.redelivered)
+                wait_until(lambda b=before, a=asking: len(server.redelivered) > b or a.poll() is not None)
+                time.sleep(chance.random() * 0.02)
+                for process in ([asking], [running], [asking, running])[turn % 3]:
+                    process.kill()
+                    process.wait()
+            if asking.wait(60) == 0:
+                break
+            if running.poll() is not None:
+                running = subprocess.Popen(command(port), env=given, cwd=home)
+                await_health(running, port)
+    finally:
+        running.kill()
+        running.wait()
+    assert 3 < turn < 19, "it was killed, and came to an end"
+    assert_each_delivery_has_its_task(home, set(numbers))
+
+
+def sent_to(receiver: str, guid: str, number: int) -> int:
+    """Deliver as GitHub does; gives the status it would note down."""
+    raw = json.dumps(builders.issue_payload(number=number)).encode()
+    signature = hmac.new(b"old secret", raw, hashlib.sha256).hexdigest()
+    headers = {
+        "Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={signature}", "X-GitHub-Event": "issues",
+        "X-GitHub-Delivery": guid,
+    }  # fmt: skip
+    try:
+        return httpx.post(f"{receiver}/webhooks/github", content=raw, headers=headers, timeout=5).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def assert_each_delivery_has_its_task(home: Path, guids: set[str]) -> None:
+    store = Store.open(home, source="kircerta/tests")
+    try:
+        told = [event for event in store.events() if "delivery_id" in event.data]
+        created = [event.data["delivery_id"] for event in told if event.type == "task_created"]
+        assert sorted(created) == sorted(guids)
+        assert len(list((home / "ssot" / "tasks").glob("gh-*.json"))) == len(guids)
+        assert {event.type for event in told} <= {"task_created", "webhook_duplicate"}
+        assert replay.check(home).ok
+    finally:
+        store.close()
