@@ -95,7 +95,7 @@ def test_a_run_polls_for_its_time_and_says_what_became_of_the_updates(
     bot.put(builders.update_payload(None, 90, message_id=99))
     with api_server(tmp_path, KIRCERTA_TELEGRAM_SECRET=SECRET) as (_, port):
         workspace = open_workspace(**for_bot(bot, f"http://127.0.0.1:{port}"))
-        state = call(workspace, "poll_telegram", minutes=0.03)
+        state = call(workspace, "poll_telegram", minutes=0.06)
     assert (state.name, state.type.value) == ("Polled", "COMPLETED")
     assert state.message == "9 updates handed over: 4 created, 4 duplicate, 1 ignored"
     assert bot.is_empty()
@@ -122,7 +122,7 @@ def test_real_updates_become_tasks_once(
     bot.put(*real, *({**one, "update_id": 1000 + number} for number, one in enumerate(real)))
     with api_server(tmp_path, KIRCERTA_TELEGRAM_SECRET=SECRET) as (_, port):
         workspace = open_workspace(**for_bot(bot, f"http://127.0.0.1:{port}"))
-        state = call(workspace, "poll_telegram", minutes=0.03)
+        state = call(workspace, "poll_telegram", minutes=0.06)
     assert state.name == "Polled"
     assert state.message.startswith(f"{2 * len(real)} updates handed over: {len(made)} created")
     assert len(list((tmp_path / "ssot" / "tasks").glob("tg-*.json"))) == len(made) > 5
@@ -144,7 +144,7 @@ def test_what_goes_wrong_is_the_name_of_the_state(
 ) -> None:
     bot.answers += [answer] * 20 if answer else []
     bot.put(builders.update_payload())
-    state = call(open_workspace(**for_bot(bot)), "poll_telegram", minutes=0.01)
+    state = call(open_workspace(**for_bot(bot)), "poll_telegram", minutes=0.03)
     assert (state.name, state.type.value) == (name, kind)
     assert not bot.is_empty()
     assert botserver.TOKEN not in state.message
@@ -235,7 +235,7 @@ def test_a_served_run_is_stopped_from_the_ui_and_with_its_server_and_another_goe
             assert serving.wait(10) == 0
         bot.put(*(builders.update_payload("x", 5 + n, message_id=20 + n) for n in range(3)))
         workspace = Workspace.open(settings_for(tmp_path, **for_bot(bot, f"http://127.0.0.1:{port}")))
-        assert call(workspace, "poll_telegram", minutes=0.02).name == "Polled"
+        assert call(workspace, "poll_telegram", minutes=0.05).name == "Polled"
         workspace.store.refresh()
         assert len(workspace.store.view.entries) == total
         workspace.store.close()
