@@ -26,6 +26,7 @@ from api.door import Door
 from api.follower import Follower
 from api.head import Hosts, head_of
 from api.health import HealthRoutes, LoopLag, PrefectProbe
+from api.keeping import Keeper
 from api.messages import ApproveBody, HeartbeatBody, RejectBody, UnlockBody
 from api.metrics import Metrics
 from api.openapi import DECIDED, FROM_AGENT, Operation
@@ -75,6 +76,7 @@ def create_app(
     lag, prefect = LoopLag(), PrefectProbe(settings.prefect_api_url)
     health = HealthRoutes(desk, metrics, lag, prefect)
     tasks = TaskRoutes(desk)
+    keeper = Keeper(desk)
     streams = EventStream(desk.gate.reader)
     metrics.watch(streams)
     metrics.watch_deliveries(rejections)
@@ -91,6 +93,7 @@ def create_app(
         writing = asyncio.create_task(RefusalWriter([refusals, rejections], desk.note).run(stop))
         alarms = AlarmWatch(settings, lag, prefect, SOURCE)
         watching = [asyncio.create_task(one) for one in (lag.run(), prefect.run(), alarms.run(opened, follower))]
+        draining = asyncio.create_task(keeper.run(stop))
         try:
             yield
         finally:
@@ -98,7 +101,7 @@ def create_app(
             for task in watching:
                 task.cancel()
             stop.set()
-            await asyncio.gather(writing, *watching, return_exceptions=True)
+            await asyncio.gather(writing, draining, *watching, return_exceptions=True)
             await asyncio.to_thread(_leave, desk, opened, watcher, close=store is None)
 
     app = FastAPI(
@@ -116,7 +119,7 @@ def create_app(
     operations = (
         *_operations(desk, tasks, health),
         stream.operation(streams),
-        *webhooks.operations(desk, rejections),
+        *webhooks.operations(desk, rejections, keeper),
         *session.operations(desk),
     )
     for operation in operations:

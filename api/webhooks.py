@@ -24,13 +24,14 @@ from api.answers import Answer
 from api.bodies import BodyLimits, check_size, media_type_of, read_raw
 from api.budget import FailureBudget
 from api.desk import Desk
+from api.keeping import Keeper
 from api.openapi import Operation, Schema
 from api.problems import Problem, problem_of
 from api.refusals import RefusalCounter
 from audit.files import Busy
 from ssot import strict_json
-from ssot.ingest import github, telegram, xcode
 from ssot.ingest.delivery import BadPayload, Delivered, Delivery
+from ssot.ingest.parcel import DELIVERY, EVENT, Parcel
 from ssot.settings import Settings
 from ssot.store import Refused
 
@@ -50,7 +51,7 @@ _COUNTED: Final = frozenset(
 _CHARGED: Final = frozenset({"bad_signature", "too_large", "body_timeout"})
 """What an address is slowed down for: who has proven a delivery may send nonsense at full speed."""
 
-Reading = Callable[[Any], Delivery]
+Hiding = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,12 @@ class _Seal:
 class WebhookRoutes:
     """`POST /webhooks/github`, `/webhooks/xcode` and `/webhooks/telegram`."""
 
-    def __init__(self, desk: Desk, rejections: RefusalCounter, budget: FailureBudget | None = None) -> None:
+    def __init__(
+        self, desk: Desk, rejections: RefusalCounter, keeper: Keeper, budget: FailureBudget | None = None
+    ) -> None:
         settings = desk.settings
         self._desk = desk
+        self._keeper = keeper
         self._rejections = rejections
         self._budget = budget or FailureBudget()
         self._github = Secrets.of("KIRCERTA_GITHUB_SECRET", settings.github_secret)
@@ -149,15 +153,12 @@ class WebhookRoutes:
             raw = await read_raw(request, self._github_limits, seal.take)
             if not seal.is_that_of(signature.encode()):
                 raise _unproven("X-Hub-Signature-256")
-        event, delivery_id = _only(request, "x-github-event"), _only(request, "x-github-delivery")
+        event, delivery_id = _only(request, EVENT), _only(request, DELIVERY)
         form = _is_form(request)
         if not _EVENT.fullmatch(event) or not _DELIVERY_ID.fullmatch(delivery_id):
             raise Problem("bad_payload", "X-GitHub-Event and X-GitHub-Delivery are needed, once each")
-
-        def reading(payload: Any) -> Delivery:
-            return github.read(event, delivery_id, payload)
-
-        delivered = await self._taken(_json_of_form(raw) if form else raw, reading, deadline)
+        headers = {EVENT: event, DELIVERY: delivery_id}
+        delivered = await self._taken(Parcel("github", _json_of_form(raw) if form else raw, headers), deadline)
         return Answer(200, b'{"pong":true}', cache=b"no-store") if event == "ping" else _answer(delivered)
 
     async def _from_xcode(self, request: Request, deadline: float) -> Response:
@@ -165,15 +166,15 @@ class WebhookRoutes:
         await check_size(request, self._limits)
         if not self._xcode.have(_xcode_secret(request)):
             raise _unproven("the secret of the address")
-        raw = await self._json(request)
-        return _answer(await self._taken(raw, lambda payload: xcode.read(self._xcode.hidden_in(payload)), deadline))
+        parcel = Parcel("xcode", await self._json(request))
+        return _answer(await self._taken(parcel, deadline, self._xcode.hidden_in))
 
     async def _from_telegram(self, request: Request, deadline: float) -> Response:
         self._telegram.require()
         await check_size(request, self._limits)
         if not self._telegram.have(_only(request, "x-telegram-bot-api-secret-token").encode("latin-1")):
             raise _unproven("X-Telegram-Bot-Api-Secret-Token")
-        return _answer(await self._taken(await self._json(request), telegram.read, deadline))
+        return _answer(await self._taken(Parcel("telegram", await self._json(request)), deadline))
 
     async def _json(self, request: Request) -> bytes:
         raw = await read_raw(request, self._limits)
@@ -200,10 +201,22 @@ class WebhookRoutes:
                     await self._budget.failed(_address(request))
             raise problem from None
 
-    async def _taken(self, raw: bytes, reading: Reading, deadline: float) -> Delivered:
-        """Parse in a worker thread, then commit in the writing one. Raises Problem, Refused, Busy."""
+    async def _taken(self, parcel: Parcel, deadline: float, hide: Hiding | None = None) -> Delivered:
+        """Parse in a worker thread, then commit in the writing one. Raises Problem, Refused, Busy, StorageFailed.
+
+        A delivery that was read and whose effect failed is kept before its sender hears of it.
+        """
+        parcel, delivery = await asyncio.to_thread(_read, parcel, hide)
+        try:
+            return await self._committed(delivery, deadline)
+        except Refused:  # what it asks for cannot be
+            raise
+        except Exception as error:
+            await self._keeper.keep(parcel, delivery, error)
+            raise
+
+    async def _committed(self, delivery: Delivery, deadline: float) -> Delivered:
         store = self._desk.store
-        delivery = await asyncio.to_thread(_read, raw, reading)
         left = deadline - time.monotonic()
         try:
             async with asyncio.timeout(left):
@@ -218,9 +231,9 @@ def github_body_bytes(settings: Settings) -> int:
     return given if given < DEFAULT_BODY_BYTES else max(given, GITHUB_BODY_BYTES)
 
 
-def _read(raw: bytes, reading: Reading) -> Delivery:
+def _read(parcel: Parcel, hide: Hiding | None) -> tuple[Parcel, Delivery]:
     try:
-        return reading(strict_json.loads(raw))
+        return parcel.opened(hide)
     except (strict_json.NotStrictJSON, BadPayload) as error:
         raise Problem("bad_payload", str(error)) from None
 
@@ -319,9 +332,9 @@ _PROBLEMS: Final = (
 )
 
 
-def operations(desk: Desk, rejections: RefusalCounter) -> list[Operation]:
+def operations(desk: Desk, rejections: RefusalCounter, keeper: Keeper) -> list[Operation]:
     """The routes, as the API's description lists them."""
-    routes = WebhookRoutes(desk, rejections)
+    routes = WebhookRoutes(desk, rejections, keeper)
     secret = {"name": "secret", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     token = {"name": "token", "in": "query", "schema": {"type": "string"}, "description": "The shared secret."}
 

@@ -287,9 +287,9 @@ def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Signat
         os.close(fd)
 
 
-def write_new(path: Path, data: bytes, *, sync: bool) -> Signature:
+def write_new(path: Path, data: bytes, *, sync: bool, mode: int = 0o644) -> Signature:
     """Create a file that must not exist yet."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         _write_all(fd, data, 0)
         if sync:
@@ -318,13 +318,13 @@ def swap_in(temporary: Path, target: Path) -> bool:
     return False
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a private file (a cache, an address book) atomically; not durable, nobody else writes it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-        write_new(temporary, data, sync=False)
+        write_new(temporary, data, sync=False, mode=mode)
         os.rename(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -332,7 +332,7 @@ def replace_file(path: Path, data: bytes) -> None:
         raise storage_error(error, str(path)) from None
 
 
-def keep_durably(folder: Path, name: str, data: bytes) -> None:
+def keep_durably(folder: Path, name: str, data: bytes, *, mode: int = 0o644) -> None:
     """Keep a file that is never changed again (named by its content): durable when this returns."""
     path = folder / name
     temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
@@ -340,7 +340,7 @@ def keep_durably(folder: Path, name: str, data: bytes) -> None:
         if not _holds(path, data):
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            write_new(temporary, data, sync=True)
+            write_new(temporary, data, sync=True, mode=mode)
             os.rename(temporary, path)
     except (OSError, StorageFailed) as error:
         with suppress(OSError):

@@ -28,6 +28,7 @@ Level = Literal["ok", "warn", "fail"]
 LITTLE_SPACE: Final = 1024**3
 NO_SPACE: Final = 64 * 1024**2
 TAIL_EVENTS: Final = 10_000
+_SHOWN: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,9 @@ def examine(*, full: bool) -> Iterator[Finding]:
     yield _tried("space", lambda: space(home))
     yield _tried("secrets", lambda: secrets(given))
     yield _tried("inotify", inotify)
+    yield _tried("webhooks", lambda: webhooks(given))
+    yield _tried("projects", lambda: projects(home))
+    yield from inbox(home)
     if workspace.exists(home):
         yield from _inside(given, full=full)
     yield from processes(given)
@@ -182,6 +186,51 @@ def secrets(given: Settings) -> Finding:
     if given.jwt_secret is None:
         return Finding("secrets", "warn", "no KIRCERTA_JWT_SECRET: nobody can decide", "`kircerta up` makes one")
     return Finding("secrets", "ok", "a key for tokens; what is kept is readable by its owner alone")
+
+
+def webhooks(given: Settings) -> Finding:
+    """Which endpoints are open: those with a secret."""
+    known = {"github": given.github_secret, "xcode": given.xcode_secret, "telegram": given.telegram_secret}
+    is_open = [name for name, secret in known.items() if secret is not None and secret.get_secret_value().strip(" ,")]
+    closed = [f"KIRCERTA_{name.upper()}_SECRET" for name in known if name not in is_open]
+    if not is_open:
+        return Finding("webhooks", "ok", f"none is configured ({', '.join(closed)})")
+    return Finding("webhooks", "ok", f"configured: {', '.join(is_open)}")
+
+
+def projects(home: Path) -> Finding:
+    """Whether `config/projects.toml` can be used, and how much of it lets tasks start by themselves."""
+    from ssot.projects import FILE, BadProjectsFile, load
+
+    try:
+        found = load(home).project
+    except BadProjectsFile as error:
+        return Finding("projects", "fail", str(error), "correct it: until then no task from outside starts by itself")
+    if not found:
+        return Finding("projects", "ok", f"no {FILE}: tasks from outside wait for a person")
+    rules = sum(len(one.auto_dispatch) for one in found.values())
+    return Finding("projects", "ok", f"{', '.join(found)}; {rules} rules let tasks from outside start by themselves")
+
+
+def inbox(home: Path) -> Iterator[Finding]:
+    """Deliveries that are kept because their effect failed."""
+    from ssot.inbox import MAX_DELIVERIES, Inbox
+
+    standings = Inbox(home).standings()
+    if len(standings) >= MAX_DELIVERIES:
+        yield Finding("inbox", "fail", f"full: {len(standings)} deliveries", "`kircerta webhook replay --all`")
+    for one in standings[:_SHOWN]:
+        what = f"{one.kept.sender} {one.kept.kind} {one.delivery_id}" if one.kept else one.delivery_id
+        if one.state == "waiting":
+            way_out = "it is tried again by itself; now: `kircerta webhook replay`"
+            yield Finding("delivery", "warn", f"{one_line(what)} waits: {one_line(one.why)}", way_out)
+        else:
+            way_out = f"`kircerta webhook show {one.key}`, mend the cause, then `kircerta webhook replay {one.key}`"
+            yield Finding("delivery", "fail", f"{one_line(what)} {one.state}: {one_line(one.why)}", way_out)
+    if len(standings) > _SHOWN:
+        yield Finding(
+            "delivery", "warn", f"{len(standings) - _SHOWN} more are kept", "`kircerta webhook list --failed`"
+        )
 
 
 def inotify() -> Finding:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from prefect import flow, get_client, task
@@ -27,6 +28,7 @@ from flows import exhibits, pipeline
 from flows.agents.registry import BadAgentsFile, UnknownAgent
 from flows.outcome import Outcome
 from flows.pipeline import RESUME, Order, Steps, again, take_to_gate, waits_for_us
+from flows.release import OUTSIDE, order_by_rule, usable_projects
 from flows.work import see_task
 from flows.workspace import Workspace, current, home_tag
 from ssot.store import Refused
@@ -149,6 +151,17 @@ async def redispatch(task_id: TaskId) -> State[Any]:
     return await _one_dispatch(task_id, again)
 
 
+@flow(name="auto_dispatch", flow_run_name="{task_id}", persist_result=False)
+async def auto_dispatch(task_id: TaskId) -> State[Any]:
+    """Dispatch a new task from outside, where a rule in `config/projects.toml` lets it start without a person.
+
+    Args:
+        task_id: The task's id, e.g. `gh-acme_shop-7`.
+    """
+    projects = await asyncio.to_thread(usable_projects, current().home)
+    return await _one_dispatch(task_id, lambda found: order_by_rule(projects, found) or RESUME)
+
+
 @flow(name="close_task", flow_run_name="{task_id} closed", persist_result=False)
 async def close_task(task_id: TaskId) -> State[Any]:
     """Put together what an approved task went through. The task itself is left as it is.
@@ -174,11 +187,13 @@ async def dispatch_pending(
     executor: AgentName = "fake",
     reviewer: AgentName = "fake",
     retry_ended: bool = False,
+    include_outside: bool = False,
 ) -> State[Any]:
     """Take all pending tasks to the gate, in one run.
 
     Attempts that a dead process left open are gone on with first. Items that were imported as finished or as drafts
-    are passed by.
+    are passed by. A new task from outside (GitHub, Xcode Cloud, Telegram) is taken where a rule of its project says so,
+    with that project's agents; the others wait for a person.
 
     Args:
         limit: How many tasks to take at most, oldest first.
@@ -187,12 +202,15 @@ async def dispatch_pending(
             options as in `fake:mode=slow,seconds=2`.
         reviewer: Who judges the results, named in the same way.
         retry_ended: Whether tasks whose last attempt stopped midway are dispatched again, too.
+        include_outside: Whether new tasks from outside are taken even where no rule says so: your decision, then.
     """
     began.get()()
     workspace = current()
     order = Order(executor, reviewer)
-    task_ids = await asyncio.to_thread(candidates, workspace, limit, retry_ended=retry_ended)
-    return _state_of_all(await take_all(workspace, task_ids, order, concurrency))
+    found = await asyncio.to_thread(
+        candidates, workspace, limit, retry_ended=retry_ended, include_outside=include_outside
+    )
+    return _state_of_all(await take_all(workspace, list(found), order, concurrency, by_rule=found))
 
 
 # ------------------------------------------------------------------------------------------------- one task
@@ -264,8 +282,13 @@ def state_of(outcome: Outcome) -> State[Any]:
 # ------------------------------------------------------------------------------------------------ many tasks
 
 
-def candidates(workspace: Workspace, limit: int, *, retry_ended: bool = False) -> list[str]:
-    """What `dispatch_pending` takes, in order: attempts that wait for a process of ours, then pending tasks."""
+def candidates(
+    workspace: Workspace, limit: int, *, retry_ended: bool = False, include_outside: bool = False
+) -> dict[str, Order | None]:
+    """What `dispatch_pending` takes, in order: attempts that wait for a process of ours, then pending tasks.
+
+    Beside a task from outside stands the order of the rule that lets it start.
+    """
     store = workspace.store
     store.refresh()
     open_ones = [
@@ -274,19 +297,38 @@ def candidates(workspace: Workspace, limit: int, *, retry_ended: bool = False) -
         if waits_for_us(workspace, one.stage, one.executor, one.reviewer, one.executor_principal)
     ]
     ended = [one.task_id for one in list(store.view.entries.values()) if one.stage == "ended" and one.dispatchable]
-    return [*open_ones, *store.pending(), *(sorted(ended) if retry_ended else ())][:limit]
+    found: dict[str, Order | None] = dict.fromkeys(open_ones[:limit])
+    projects = usable_projects(workspace.home)
+    for task_id in store.pending():
+        if len(found) >= limit:
+            break
+        from_outside = store.view.entries[task_id].source in OUTSIDE
+        order = order_by_rule(projects, store.task(task_id)) if from_outside else None
+        if order is not None or include_outside or not from_outside:
+            found[task_id] = order
+    left = limit - len(found)
+    return found | dict.fromkeys(sorted(ended)[:left] if retry_ended else ())
 
 
 async def take_all(
-    workspace: Workspace, task_ids: list[str], order: Order, concurrency: int, steps: Steps = STEPS
+    workspace: Workspace,
+    task_ids: list[str],
+    order: Order,
+    concurrency: int,
+    steps: Steps = STEPS,
+    *,
+    by_rule: Mapping[str, Order | None] = MappingProxyType({}),
 ) -> list[Outcome]:
-    """Take many tasks to the gate inside the run of this moment, and show where they stand."""
+    """Take many tasks to the gate inside the run of this moment, and show where they stand.
+
+    `by_rule`: the orders of those for which `order` does not hold.
+    """
     slots = asyncio.Semaphore(concurrency)
     progress = _Progress(len(task_ids))
 
     async def one(task_id: str) -> Outcome:
         async with slots:
-            outcome = await _guarded(workspace, task_id, order, steps)
+            outcome = await _guarded(workspace, task_id, by_rule.get(task_id) or order, steps)
         progress.count()
         return outcome
 

@@ -1,7 +1,8 @@
 """The one long-lived process that follows the log and calls flows in itself: what a decision starts, starts here.
 
 It holds nothing that counts. What to do is derived from the tasks: an open attempt that nobody runs is gone on with, a
-rejection at the gate begins the next attempt. Only which approvals have their closing run stands in a private file.
+rejection at the gate begins the next attempt, what came from outside starts where a rule says so. Only how far the log
+was followed stands in a private file.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from audit.event import Corrupt, Event
-from audit.files import Busy, StorageFailed, replace_file
+from audit.files import Busy, StorageFailed
 from audit.log import LogReader, Rewound
 from audit.stamp import rfc3339
+from flows.arrivals import Arrivals
+from flows.followed import Followed
 from flows.herald import Herald
 from flows.overdue import settle
 from flows.pipeline import waits_for_us
@@ -30,6 +30,7 @@ from flows.runner import CALLED, Job, NotNow, Runner
 from flows.server import use_environment
 from flows.workspace import Workspace, home_tag
 from ssot.claims import is_claimed, remove_stale
+from ssot.inbox import Inbox
 from ssot.presence import Presence, become_dispatcher
 from ssot.settings import Settings
 from ssot.watch import Watcher
@@ -43,39 +44,6 @@ _BACKOFF_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 _LOG = logging.getLogger("kircerta.dispatcher")
 
 
-class Followed:
-    """Which approvals have their closing run: a position in the log, and those behind it that are done already.
-
-    A crash between a run's end and this file's write runs that closing once more: its page gets another version.
-    """
-
-    def __init__(self, home: Path, last_seq: int) -> None:
-        self._path = home / ".kircerta" / "followed.json"
-        self._seen = last_seq
-        self._due: dict[int, str] = {}
-        self.seq = last_seq
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            self.seq = min(int(orjson.loads(self._path.read_bytes())["seq"]), last_seq)
-        self.save()
-
-    def take_in(self, event: Event) -> None:
-        self._seen = event.seq
-        if event.type == "task_approved" and event.subject is not None:
-            self._due[event.seq] = event.subject
-
-    def due(self) -> list[tuple[int, str]]:
-        return sorted(self._due.items())
-
-    def done(self, seq: int) -> None:
-        self._due.pop(seq, None)
-        self.save()
-
-    def save(self) -> None:
-        self.seq = min(self._due) - 1 if self._due else max(self._seen, self.seq)
-        with suppress(StorageFailed):  # then something is closed once more
-            replace_file(self._path, orjson.dumps({"seq": self.seq}))
-
-
 class Dispatcher:
     """Turns the news of the log into runs. One turn can be taken by hand: `turn`."""
 
@@ -84,6 +52,8 @@ class Dispatcher:
         self.runner = Runner(workspace, prefect_api_url)
         self.herald = Herald(prefect_api_url) if prefect_api_url is not None else None
         self.followed = Followed(workspace.home, workspace.store.last_seq())
+        self.arrivals = Arrivals(workspace, self.followed)
+        self._inbox = Inbox(workspace.home)
         self._since = rfc3339(time.time())
         self._url = prefect_api_url
         self._reader = LogReader.after(workspace.store.audit_folder, self.followed.seq)
@@ -137,7 +107,8 @@ class Dispatcher:
             self._take_in(event)
         if len(news) == _READ:  # there is more
             self._news.set()
-        for job in await asyncio.to_thread(self._jobs):
+        under_way = frozenset({*self._waiting, *self._running})
+        for job in await asyncio.to_thread(self._jobs, under_way):
             self._waiting.setdefault(job.task_id, job)
         self._start_waiting()
         await asyncio.to_thread(self._tell_presence)
@@ -159,12 +130,14 @@ class Dispatcher:
             self.herald.tell(event)
 
     async def _guard(self, stop: asyncio.Event) -> None:
-        """The watchdog, once a second."""
+        """The watchdog and the inbox, once a second."""
         while not stop.is_set():
             try:
                 found = await asyncio.to_thread(settle, self.workspace, time.time(), self._is_covered)
                 for one in found:
                     _LOG.info("%s: %s", one.task_id, type(one.finding).__name__)
+                for tried in await asyncio.to_thread(self._inbox.drain, self.workspace.store):
+                    _LOG.info("the kept delivery %s: %s %s", tried.delivery_id, tried.came, tried.error)
             except (Busy, StorageFailed, Corrupt) as error:
                 _LOG.error("watchdog: %s", error)
             await asyncio.sleep(TURN_S)
@@ -179,9 +152,14 @@ class Dispatcher:
 
     # -------------------------------------------------------------------------------------- what is to be done
 
-    def _jobs(self) -> list[Job]:
+    def _jobs(self, under_way: frozenset[str] = frozenset()) -> list[Job]:
         """Everything that a process of ours has to do now, most urgent first."""
-        found = [*self._closings(), *self._open_attempts(), *self._redispatches()]
+        found = [
+            *self._closings(),
+            *self._open_attempts(),
+            *self._redispatches(),
+            *self.arrivals.jobs(under_way),
+        ]
         now = time.monotonic()
         return [job for job in found if self._is_due(job, now)]
 
@@ -191,7 +169,7 @@ class Dispatcher:
         return job.kind == "close_task" or self._settled.get(job.task_id) != job.seq
 
     def _closings(self) -> Iterable[Job]:
-        return [Job("close_task", task_id, seq) for seq, task_id in self.followed.due()]
+        return [Job("close_task", one.task_id, one.seq) for one in self.followed.due("closing")]
 
     def _open_attempts(self) -> Iterable[Job]:
         workspace, entries = self.workspace, self.workspace.store.view.entries
@@ -242,7 +220,7 @@ class Dispatcher:
     def _settle(self, job: Job) -> None:
         """Remember how the task stood at the end of its run: what did not move it is not tried again."""
         if job.kind == "close_task":
-            self.followed.done(job.seq)
+            self.followed.done([job.seq])
             return
         entry = self.workspace.store.view.entries.get(job.task_id)
         if entry is not None and entry.seq == job.seq:
@@ -258,6 +236,8 @@ class Dispatcher:
         _LOG.warning("%s of %s ran%s", job.kind, job.task_id, why)
         if failures + 1 >= len(_BACKOFF_S):
             self._settled[job.task_id] = job.seq  # until the task changes
+            if job.kind == "auto_dispatch":
+                self.arrivals.give_up(job, str(error) if error is not None else "the rules refuse it")
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         for one in tasks:

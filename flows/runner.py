@@ -11,14 +11,15 @@ from typing import Any, Final, Literal
 
 from flows.line import line_to
 from flows.outcome import Outcome
-from flows.pipeline import RESUME, again, take_to_gate
+from flows.pipeline import RESUME, Order, again, take_to_gate
+from flows.release import order_by_rule, usable_projects
 from flows.server import answers
 from flows.work import see_task
 from flows.workspace import Workspace, using
 from ssot.presence import Link
 from ssot.task import Task
 
-Kind = Literal["dispatch_task", "redispatch", "close_task"]
+Kind = Literal["dispatch_task", "redispatch", "auto_dispatch", "close_task"]
 TRIES: Final = 3
 """How often the server is asked before a dispatch goes without it: nobody waits for a dashboard."""
 CALLED: Final = "dispatcher"
@@ -127,14 +128,25 @@ class Runner:
         order = RESUME
         if job.kind == "redispatch":
             order = again(await asyncio.to_thread(see_task, self._workspace, job.task_id))
+        elif job.kind == "auto_dispatch":
+            order = await asyncio.to_thread(_by_rule, self._workspace, job.task_id)
         return await take_to_gate(self._workspace, job.task_id, order)
+
+
+def _by_rule(workspace: Workspace, task_id: str) -> Order:
+    return order_by_rule(usable_projects(workspace.home), see_task(workspace, task_id)) or RESUME
 
 
 def _call_of(job: Job, found: Task) -> Callable[[], Coroutine[Any, Any, Any]]:
     """The flow of a job, named and ready to be called."""
     from flows import dispatch
 
-    flow: Any = {"close_task": dispatch.close_task, "redispatch": dispatch.redispatch}.get(job.kind)
+    others = {
+        "close_task": dispatch.close_task,
+        "redispatch": dispatch.redispatch,
+        "auto_dispatch": dispatch.auto_dispatch,
+    }
+    flow: Any = others.get(job.kind)
     told: dict[str, Any] = {"task_id": job.task_id, "return_state": True}
     current = found.current.dispatch if found.current else None
     if flow is None:

@@ -21,6 +21,7 @@ NAME: Final = "kircerta"
 _SCHEDULED: Final[dict[str, timedelta]] = {
     "dispatch_pending": timedelta(minutes=1),
     "watchdog": timedelta(minutes=1),
+    "drain_inbox": timedelta(minutes=1),
     "poll_telegram": timedelta(minutes=10),  # as long as a run polls: the next one goes on
     "backfill_github": timedelta(minutes=10),
 }
@@ -32,6 +33,7 @@ _TAGS: Final[dict[str, str]] = {
     "watchdog": "watch",
     "poll_telegram": "ingest",
     "backfill_github": "ingest",
+    "drain_inbox": "ingest",
 }
 
 
@@ -92,10 +94,12 @@ async def _known(name: str) -> set[str]:
 def all_flows() -> list[Any]:
     """Every flow that is served."""
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
+    from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
     from flows.watchdog import watchdog
 
-    return [dispatch_task, dispatch_pending, redispatch, close_task, watchdog, poll_telegram, backfill_github]
+    dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
+    return [*dispatching, watchdog, poll_telegram, backfill_github, drain_inbox]
 
 
 def serve_deployments(settings: Settings) -> None:

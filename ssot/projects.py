@@ -33,6 +33,8 @@ from audit import files
 from ssot.task import PRINCIPAL, Task
 
 FILE: Final = Path("config") / "projects.toml"
+MENDS: Final = "build_task"
+"""In the origin of a task that was opened for a failed build: that build's own task."""
 MAX_FILE_BYTES: Final = 1024 * 1024
 
 ProjectName = Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
@@ -99,11 +101,18 @@ class AutoDispatch(_Table):
     labels: Patterns = ()
     chats: Annotated[tuple[int, ...], Field(strict=False, max_length=1000)] = ()
     products: Patterns = ()
+    failed_builds: bool = False
+    """Of xcode: only the tasks that were opened for a failed build, not those of the builds themselves."""
 
     @model_validator(mode="after")
     def _of_its_source(self) -> Self:
-        allowed = {"github": {"repositories", "labels"}, "xcode": {"products"}, "telegram": {"chats"}}[self.source]
-        given = {name for name in ("repositories", "labels", "chats", "products") if getattr(self, name)}
+        allowed = {
+            "github": {"repositories", "labels"},
+            "xcode": {"products", "failed_builds"},
+            "telegram": {"chats"},
+        }[self.source]
+        narrowing = ("repositories", "labels", "chats", "products", "failed_builds")
+        given = {name for name in narrowing if getattr(self, name)}
         if given - allowed:
             raise ValueError(f"{min(given - allowed)} says nothing about a task from {self.source}")
         return self
@@ -118,6 +127,7 @@ class AutoDispatch(_Table):
             and (not self.labels or any(_matches(one, self.labels) for one in labels or ()))
             and (not self.chats or task.chat_id in self.chats)
             and (not self.products or _matches(origin.get("product"), self.products))
+            and (not self.failed_builds or origin.get(MENDS) is not None)
         )
 
 

@@ -115,6 +115,18 @@ _EFFECTS: Final[dict[str, Effect]] = {
     "build_status": "build_updated",
     "out_of_order_ignored": "out_of_order",
 }
+_OTHER_EFFECTS: Final[dict[str, Effect]] = {
+    "command_recorded": "recorded",
+    "webhook_ignored": "ignored",
+    **dict.fromkeys(REPEATS, "duplicate"),
+}
+
+
+def effect_of(event: Event) -> Effect | None:
+    """The word for what a delivery came to, from its one event; None where it tells of none."""
+    if "delivery_key" not in event.data:
+        return None
+    return _EFFECTS.get(event.type) or _OTHER_EFFECTS.get(event.type)
 
 
 def judge(delivery: Delivery, task: Task | None, stamp: Stamp, policy: Policy) -> Outcome:

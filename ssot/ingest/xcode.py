@@ -12,11 +12,13 @@ from typing import Any, Final
 from ssot.ingest.delivery import BadPayload, Bring, Delivery
 from ssot.ingest.payload import inside, moment, needed_text, one_line, text, whole
 from ssot.intents import Create, SetBuild
+from ssot.projects import MENDS
 from ssot.strict_json import MAX_DEPTH
-from ssot.task import Build
+from ssot.task import Build, Criterion, Task
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,120}", re.ASCII)
 _WORD: Final = 100
+FAILED: Final = frozenset({"FAILED", "ERRORED"})
 _DEEPEST: Final = MAX_DEPTH - 2
 """The payload stands two levels down in its task's document, which has to be readable as a whole."""
 
@@ -68,6 +70,31 @@ def _create(payload: dict[str, Any], run_id: str, build: Build) -> Create:
         },
         build=build,
     )
+
+
+def has_failed(task: Task) -> bool:
+    """Whether a build's task shows that it came to its end and failed."""
+    build = task.build
+    return build is not None and build.progress == "COMPLETE" and build.status in FAILED and MENDS not in task.origin
+
+
+def mending(task: Task) -> tuple[str, Create]:
+    """The task that mends a failed build: always the same id for the same build run."""
+    run_id = str(task.origin.get("build_run_id") or task.task_id.removeprefix("xcode-"))
+    status = task.build.status if task.build else None
+    told = {name: task.origin.get(name) for name in ("product", "workflow", "commit", "reference")}
+    lines = [f"{task.title} ended as {status}. Find out why, and mend it.", ""]
+    lines += [f"{name}: {value}" for name, value in told.items() if value]
+    lines += [f"build run: {run_id}", f"its task: {task.task_id}"]
+    create = Create(
+        request_text="\n".join(lines),
+        source="xcode",
+        title=one_line(f"Mend {task.title}"),
+        acceptance_criteria=(Criterion(id="AC-1", text=f"What made {task.title} end as {status} is mended."),),
+        correlation_id=task.correlation_id,
+        origin={"build_run_id": run_id, **told, "status": status, MENDS: task.task_id},
+    )
+    return f"fix-{run_id.lower()}", create
 
 
 def _depth(value: Any) -> int:

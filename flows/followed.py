@@ -1,0 +1,73 @@
+"""How far the dispatcher has followed the log, and what is due behind that. A crash repeats, it never skips."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import orjson
+
+from audit.event import Event
+from audit.files import StorageFailed, replace_file
+
+What = Literal["closing", "arrival", "build"]
+_WHAT: Final[dict[str, What]] = {
+    "task_approved": "closing",
+    "task_created": "arrival",
+    "task_refreshed": "arrival",
+    "build_status": "build",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Something that an event of a task asks for."""
+
+    seq: int
+    what: What
+    task_id: str
+
+
+class Followed:
+    """A position in the log, and what events behind it still ask for.
+
+    A new workspace begins at its end. A crash between a run's end and this file's write does that once more: a closing
+    page gets another version; a task that is dispatched already is left alone. Safe to use from several threads.
+    """
+
+    def __init__(self, home: Path, last_seq: int) -> None:
+        self._path = home / ".kircerta" / "followed.json"
+        self._guard = threading.RLock()
+        self._due: dict[int, Due] = {}
+        self.seq = last_seq
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            self.seq = min(int(orjson.loads(self._path.read_bytes())["seq"]), last_seq)
+        self._seen = self.seq
+        self.save()
+
+    def take_in(self, event: Event) -> None:
+        what = _WHAT.get(event.type)
+        with self._guard:
+            self._seen = event.seq
+            if what is not None and event.subject is not None:
+                self._due[event.seq] = Due(event.seq, what, event.subject)
+
+    def due(self, *wanted: What) -> list[Due]:
+        """What is still asked for, oldest first."""
+        with self._guard:
+            return [one for _, one in sorted(self._due.items()) if one.what in wanted]
+
+    def done(self, seqs: Iterable[int]) -> None:
+        with self._guard:
+            found = [self._due.pop(seq, None) for seq in seqs]
+            if found:
+                self.save()
+
+    def save(self) -> None:
+        with self._guard, suppress(StorageFailed):  # where it cannot be written, something is done once more
+            self.seq = min(self._due) - 1 if self._due else max(self._seen, self.seq)
+            replace_file(self._path, orjson.dumps({"seq": self.seq}))
