@@ -293,12 +293,12 @@ class Inbox:
         try:
             delivered = self._deliver(store, kept, timeout_s)
         except (Refused, BadPayload, NotStrictJSON) as error:  # no repetition makes it better
-            return self._failed(store, kept, error, for_good=True)
+            return self._failed(store, kept, error, timeout_s, for_good=True)
         except (Busy, StorageFailed, Corrupt, Rewound) as error:
-            return self._failed(store, kept, error, for_good=False)
+            return self._failed(store, kept, error, timeout_s, for_good=False)
         except Exception as error:  # one delivery must not stop the others
             _LOG.error("the %s delivery %s: %r", kept.sender, kept.delivery_id, error, exc_info=error)
-            return self._failed(store, kept, error, for_good=False)
+            return self._failed(store, kept, error, timeout_s, for_good=False)
         # A crash before this line: the next look finds the delivery in the log, and only removes the file.
         self._remove(key)
         return Tried(key, "delivered" if delivered else "known", kept.delivery_id, delivered)
@@ -306,22 +306,26 @@ class Inbox:
     def _deliver(self, store: Store, kept: KeptDelivery, timeout_s: float | None) -> Delivered | None:
         """None when its sender came again meanwhile and was taken: that is no second delivery."""
         delivery = kept.opened()
+        if delivery.key != kept.key:
+            raise BadPayload("the body is that of another delivery")
         store.refresh()
         if bytes.fromhex(delivery.key) in store.view.deliveries:
             return None
         return store.deliver(delivery, timeout_s)
 
-    def _failed(self, store: Store, kept: KeptDelivery, error: Exception, *, for_good: bool) -> Tried:
+    def _failed(
+        self, store: Store, kept: KeptDelivery, error: Exception, timeout_s: float | None, *, for_good: bool
+    ) -> Tried:
         before = self._tries(kept.key)
         now = before.after(_told(error), time.time(), for_good=for_good)
         self._save_tries(kept.key, now)
         if now.count < TRIES:
             return Tried(kept.key, "waiting", kept.delivery_id, error=now.error)
         if before.count < TRIES:
-            self._tell_given_up(store, kept, now.error)
+            self._tell_given_up(store, kept, now.error, timeout_s)
         return Tried(kept.key, "failed", kept.delivery_id, error=now.error)
 
-    def _tell_given_up(self, store: Store, kept: KeptDelivery, why: str) -> None:
+    def _tell_given_up(self, store: Store, kept: KeptDelivery, why: str, timeout_s: float | None) -> None:
         data = {
             "what": "inbox",
             "reason": "delivery_failed",
@@ -330,7 +334,7 @@ class Inbox:
             "delivery_id": kept.delivery_id,
         }
         try:
-            store.note(Draft("alert", "inbox", data))
+            store.note(Draft("alert", "inbox", data), timeout_s)
         except (Busy, StorageFailed, Corrupt, Rewound) as error:
             _LOG.error("the %s delivery %s is given up (%s): %s", kept.sender, kept.delivery_id, why, error)
 
