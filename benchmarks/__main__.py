@@ -20,6 +20,7 @@ SAYS = {
     "lists": "the list over HTTP against a bare route, and one page on 100 to 100,000 tasks",
     "mix": "200 reads/s on 100 connections and 10 decisions/s at once, timed from their intended start",
     "flows": "dispatch_pending against an empty flow of the same shape, and from a decision to the next flow",
+    "flood": "reads of the list during 50 bad signatures a second, 1 KB and 1 MB, against reads without them",
     "stream": "the event stream against a bare asyncio loop",
     "adoption": "10,000 task files dropped at once",
     "start": "opening 100,000 task files and a log of 1,000,000 events, and verifying it",

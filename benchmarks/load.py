@@ -75,8 +75,10 @@ class Connection(asyncio.Protocol):
         self._head, self._left, self._status = b"", 0, 0
 
     @classmethod
-    async def open(cls, port: int) -> Connection:
-        _, protocol = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
+    async def open(cls, port: int, address: str = "127.0.0.1") -> Connection:
+        """A connection from one of this machine's own addresses."""
+        local = (address, 0)
+        _, protocol = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port, local_addr=local)
         return protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

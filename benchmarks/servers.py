@@ -19,11 +19,11 @@ PATIENCE_S = 120.0
 
 
 @contextmanager
-def api(home: Path) -> Iterator[int]:
-    """kircerta's API over a workspace; gives its port."""
+def api(home: Path, **more: str) -> Iterator[int]:
+    """kircerta's API over a workspace; gives its port. `more` are environment variables."""
     port = _free_port()
     command = [sys.executable, "-m", "cli.main", "api", "--port", str(port)]
-    settings = {"KIRCERTA_HOME": str(home), "KIRCERTA_JWT_SECRET": SECRET}
+    settings = {"KIRCERTA_HOME": str(home), "KIRCERTA_JWT_SECRET": SECRET, **more}
     with _running(command, port, settings):
         yield port
 
