@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import Final
 
 from api.desk import Desk
-from audit.event import Corrupt, Draft
+from audit.event import Corrupt
 from audit.files import Busy, StorageFailed
+from ssot.alarms import Lookout
 from ssot.inbox import Inbox, InboxFull, Tried
 from ssot.ingest.delivery import Delivery
 from ssot.ingest.parcel import Parcel
+from ssot.store import Store
 
 TURN_S: Final = 2.0
 KEEP_S: Final = 0.8
@@ -27,23 +30,16 @@ class Keeper:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._inbox = Inbox(desk.settings.home)
-        self._full = ""
-        self._told_full = False
+        self._lookout = Lookout("kircerta/api")
 
     async def keep(self, parcel: Parcel, delivery: Delivery, error: Exception) -> None:
         """Keep a delivery; durable when this returns, where the disk allows. The answer is the same either way."""
-        why: Exception
         try:
             async with asyncio.timeout(KEEP_S):
                 await asyncio.to_thread(self._inbox.keep, parcel, delivery, error)
             _LOG.warning("the %s delivery %s is kept: %s", delivery.sender, delivery.event_id, error)
-            return
-        except InboxFull as full:
-            why = full
-            self._full = str(full)
-        except (StorageFailed, TimeoutError) as failed:
-            why = failed
-        _LOG.error("the %s delivery %s is not kept (%r): %s", delivery.sender, delivery.event_id, why, error)
+        except (InboxFull, StorageFailed, TimeoutError) as why:
+            _LOG.error("the %s delivery %s is not kept (%r): %s", delivery.sender, delivery.event_id, why, error)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Try again what is due, every two seconds, until `stop`. Ended by an event: a commit under way is finished."""
@@ -60,14 +56,11 @@ class Keeper:
     async def turn(self) -> list[Tried]:
         """One look at the inbox, and the tries that are due."""
         store, inbox = self._desk.store, self._inbox
-        if self._full and not self._told_full:
-            await self._desk.note(
-                Draft("alert", "inbox", {"what": "inbox", "reason": "inbox_full", "detail": self._full})
-            )
-            self._told_full = True
+        await asyncio.to_thread(self._tell, store)
         if not await asyncio.to_thread(inbox.has_due):
             return []
-        tried = await self._desk.writer.do(lambda left_s: inbox.drain(store, timeout_s=left_s, limit=_A_TURN))
-        if any(one.came in ("delivered", "known") for one in tried):
-            self._full, self._told_full = "", False
-        return tried
+        return await self._desk.writer.do(lambda left_s: inbox.drain(store, timeout_s=left_s, limit=_A_TURN))
+
+    def _tell(self, store: Store) -> None:
+        readings, now = self._inbox.readings(), time.monotonic()
+        store.tell_alarms(lambda raised: self._lookout.look(readings, raised, now))

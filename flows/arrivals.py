@@ -5,21 +5,20 @@ A rule counts for what the dispatcher meets from then on; it never reaches back 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Container, Iterable
-from pathlib import Path
 from typing import Final
 
 from audit.event import Draft
-from audit.files import Signature, replace_file
+from audit.files import Signature
 from flows.followed import Due, Followed
 from flows.pipeline import DISPATCHER
 from flows.release import OUTSIDE, order_by_rule
 from flows.runner import Job
 from flows.workspace import Workspace
+from ssot import alarms
 from ssot.ingest import xcode
 from ssot.projects import FILE, BadProjectsFile, Projects, load
 from ssot.store import Refused, Store
@@ -27,19 +26,15 @@ from ssot.task import Task
 
 SETTLE_S: Final = 0.3
 """A projects file younger than this may still be being written."""
-_TOLD: Final = Path(".kircerta") / "projects.told"
+_ALARM: Final = "bad_projects_file"
 _LOG = logging.getLogger("kircerta.dispatcher")
 
 
 class ProjectsFile:
-    """`config/projects.toml` as the dispatcher knows it: read when it changed; a broken one is told in the log, once.
-
-    What was told stands in a private file, so that a restart does not tell it again.
-    """
+    """`config/projects.toml` as the dispatcher knows it: read when it changed; while it is broken an alarm stands."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._told = store.home / _TOLD
         self._known: Projects | None = None
         self._read: Signature | bool | None = False  # False: not looked at yet
 
@@ -64,23 +59,15 @@ class ProjectsFile:
         try:
             found = load(self._store.home)
         except BadProjectsFile as error:
-            self._tell(str(error))
+            self._tell("raised", f"{str(error)[:1000]}: no task from outside starts by itself")
             return None
-        if self._told.exists():
-            self._note(f"{FILE} can be used again", cleared=True)
-            self._told.unlink(missing_ok=True)
+        self._tell("cleared", f"{FILE} can be used")
         return found
 
-    def _tell(self, why: str) -> None:
-        digest = hashlib.sha256(why.encode("utf-8", "replace")).hexdigest()
-        if self._told.exists() and self._told.read_text() == digest:
-            return
-        self._note(f"{why[:1000]}: no task from outside starts by itself", cleared=False)
-        replace_file(self._told, digest.encode())
-
-    def _note(self, detail: str, *, cleared: bool) -> None:
-        data = {"what": "projects file", "reason": "bad_projects_file", "detail": detail, "cleared": cleared}
-        self._store.note(Draft("alert", DISPATCHER, data))
+    def _tell(self, state: alarms.State, reason: str) -> None:
+        """Once, however many dispatchers came and went: the log knows whether the alarm stands."""
+        told = alarms.draft(_ALARM, state, reason, {}, DISPATCHER)
+        self._store.tell_alarms(lambda raised: [told] if (_ALARM in raised) != (state == "raised") else [])
 
 
 class Arrivals:
@@ -135,9 +122,9 @@ class Arrivals:
         return Job("auto_dispatch", one.task_id, entry.seq)
 
     def _tell_given_up(self, task_id: str, why: str) -> None:
-        detail = f"a rule starts {task_id}, but it cannot be dispatched ({why}): a person decides"
-        data = {"what": "auto_dispatch", "reason": "auto_dispatch_failed", "detail": detail[:2000]}
-        self._store.note(Draft("alert", DISPATCHER, data, task_id, self._store.task(task_id).correlation_id))
+        detail = f"a rule starts {task_id}, but it cannot be dispatched ({why}): a person decides"[:2000]
+        data = {"move": "dispatch", "code": "auto_dispatch_failed", "detail": detail}
+        self._store.note(Draft("move_refused", DISPATCHER, data, task_id, self._store.task(task_id).correlation_id))
 
     def _open_mending(self, build: Task, projects: Projects) -> None:
         """Open the task that mends a failed build, where its project asks for that. Its id makes it the only one."""

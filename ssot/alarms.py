@@ -18,6 +18,9 @@ WATCHED: Final[Mapping[str, str]] = {
     "log_growth": "The log grows too fast.",
     "dispatcher_gone": "Work waits for a dispatcher, and none runs.",
     "prefect_gone": "The Prefect server does not answer.",
+    "inbox_full": "No more deliveries are kept whose effect failed.",
+    "deliveries_failed": "Kept deliveries were given up: a person has to replay them.",
+    "bad_projects_file": "`config/projects.toml` cannot be used: no task from outside starts by itself.",
 }
 """What a running system looks at by itself. Load runs and others may raise alarms of other names."""
 

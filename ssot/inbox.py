@@ -19,10 +19,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audit import files
-from audit.event import Corrupt, Draft
+from audit.event import Corrupt
 from audit.files import Busy, FileLock, NotRegular, StorageFailed
 from audit.log import Rewound
 from audit.stamp import rfc3339
+from ssot.alarms import Reading
 from ssot.ingest.delivery import BadPayload, Delivered, Delivery, Sender
 from ssot.ingest.parcel import Parcel
 from ssot.store import Refused, Store
@@ -39,6 +40,8 @@ A_TURN: Final = 20
 """Deliveries in one turn: others want to write, too."""
 _MAX_FILE_BYTES: Final = 130 * 1024 * 1024
 """The largest body that can be set, its quotes escaped."""
+_A_LARGE_ONE: Final = 32 * 1024 * 1024
+_WAY_OUT: Final = "mend what they wait for, then `kircerta webhook replay --all`"
 _LOG: Final = logging.getLogger("kircerta.inbox")
 
 State = Literal["waiting", "failed", "damaged"]
@@ -161,8 +164,7 @@ class Inbox:
         sizes = [size for _, _, size in self._listed()]
         if len(sizes) >= MAX_DELIVERIES or sum(sizes) + size > MAX_BYTES:
             raise InboxFull(
-                f"{len(sizes)} deliveries ({sum(sizes):,} bytes) wait in {self.folder}: no more are kept; "
-                "mend what they wait for, then `kircerta webhook replay --all`"
+                f"{len(sizes)} deliveries ({sum(sizes):,} bytes) wait in {self.folder}, no more are kept: {_WAY_OUT}"
             )
 
     # ----------------------------------------------------------------------------------------- looking
@@ -187,6 +189,20 @@ class Inbox:
     def has_due(self) -> bool:
         """Whether anything is to be tried now."""
         return bool(self.due(time.time()))
+
+    def readings(self) -> list[Reading]:
+        """What people should be alarmed of: that it is full, and what was given up."""
+        listed = list(self._listed())
+        size = sum(one for _, _, one in listed)
+        failed = sum(self._tries(key).count >= TRIES for _, key, _ in listed)
+        figures = {"kept": len(listed), "bytes": size, "failed": failed}
+        full = f"{len(listed)} deliveries ({size:,} bytes) are kept, hardly any more will be: {_WAY_OUT}"
+        given_up = f"{failed} kept deliveries are not tried by themselves any more: {_WAY_OUT}"
+        is_full = len(listed) >= MAX_DELIVERIES or size > MAX_BYTES - _A_LARGE_ONE
+        return [
+            Reading("inbox_full", is_full, full, figures, calm_s=0.0),
+            Reading("deliveries_failed", failed > 0, given_up, figures, calm_s=0.0),
+        ]
 
     def standings(self) -> list[Standing]:
         """Everything that is kept, oldest first."""
@@ -293,12 +309,12 @@ class Inbox:
         try:
             delivered = self._deliver(store, kept, timeout_s)
         except (Refused, BadPayload, NotStrictJSON) as error:  # no repetition makes it better
-            return self._failed(store, kept, error, timeout_s, for_good=True)
+            return self._failed(kept, error, for_good=True)
         except (Busy, StorageFailed, Corrupt, Rewound) as error:
-            return self._failed(store, kept, error, timeout_s, for_good=False)
+            return self._failed(kept, error, for_good=False)
         except Exception as error:  # one delivery must not stop the others
             _LOG.error("the %s delivery %s: %r", kept.sender, kept.delivery_id, error, exc_info=error)
-            return self._failed(store, kept, error, timeout_s, for_good=False)
+            return self._failed(kept, error, for_good=False)
         # A crash before this line: the next look finds the delivery in the log, and only removes the file.
         self._remove(key)
         return Tried(key, "delivered" if delivered else "known", kept.delivery_id, delivered)
@@ -313,30 +329,11 @@ class Inbox:
             return None
         return store.deliver(delivery, timeout_s)
 
-    def _failed(
-        self, store: Store, kept: KeptDelivery, error: Exception, timeout_s: float | None, *, for_good: bool
-    ) -> Tried:
-        before = self._tries(kept.key)
-        now = before.after(_told(error), time.time(), for_good=for_good)
+    def _failed(self, kept: KeptDelivery, error: Exception, *, for_good: bool) -> Tried:
+        now = self._tries(kept.key).after(_told(error), time.time(), for_good=for_good)
         self._save_tries(kept.key, now)
-        if now.count < TRIES:
-            return Tried(kept.key, "waiting", kept.delivery_id, error=now.error)
-        if before.count < TRIES:
-            self._tell_given_up(store, kept, now.error, timeout_s)
-        return Tried(kept.key, "failed", kept.delivery_id, error=now.error)
-
-    def _tell_given_up(self, store: Store, kept: KeptDelivery, why: str, timeout_s: float | None) -> None:
-        data = {
-            "what": "inbox",
-            "reason": "delivery_failed",
-            "detail": f"it is not tried by itself any more: {why}"[:1000],
-            "sender": kept.sender,
-            "delivery_id": kept.delivery_id,
-        }
-        try:
-            store.note(Draft("alert", "inbox", data), timeout_s)
-        except (Busy, StorageFailed, Corrupt, Rewound) as error:
-            _LOG.error("the %s delivery %s is given up (%s): %s", kept.sender, kept.delivery_id, why, error)
+        came: Came = "waiting" if now.count < TRIES else "failed"
+        return Tried(kept.key, came, kept.delivery_id, error=now.error)
 
 
 def _told(error: BaseException) -> str:

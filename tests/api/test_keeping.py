@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from api.app import create_app
+from audit.event import Event
 from audit.files import FileLock
 from ssot import inbox as inboxes
 from ssot.inbox import Inbox
@@ -132,23 +133,26 @@ async def test_a_log_that_contradicts_itself_costs_no_delivery(home: Path, store
     fresh.close()
 
 
-async def test_a_full_inbox_is_told_once_in_the_log_and_the_answer_is_the_same(home: Path, store: Store) -> None:
+def alerts(store: Store) -> list[Event]:
+    return [event for event in store.events() if event.type == "alert"]
+
+
+async def test_a_full_inbox_is_an_alarm_until_there_is_room(home: Path, store: Store) -> None:
     inbox = Inbox(home)
     inbox.folder.mkdir(parents=True)
     for number in range(inboxes.MAX_DELIVERIES):
         (inbox.folder / f"{number:032x}.json").touch()
         (inbox.folder / f"{number:032x}.tries").write_bytes(b'{"count": 10, "due": 0, "error": "x"}')
 
-    def told_full() -> list[Any]:
-        return [event for event in store.events() if event.data.get("reason") == "inbox_full"]
-
     async with an_api(home) as client:
         with full_disk(store):
-            for number in range(2):
-                assert (await telegram(client, builders.update_payload(update_id=number))).status_code == 507
-        await until(told_full)
-    assert len(told_full()) == 1
-    assert len(inbox.keys()) == inboxes.MAX_DELIVERIES
+            assert (await telegram(client, builders.update_payload())).status_code == 507
+        await until(lambda: {one.data["alarm"] for one in alerts(store)} == {"inbox_full", "deliveries_failed"})
+        assert len(inbox.keys()) == inboxes.MAX_DELIVERIES
+        for path in inbox.folder.iterdir():
+            path.unlink()
+        await until(lambda: len(alerts(store)) == 4)
+    assert [one.data["state"] for one in alerts(store)] == ["raised", "raised", "cleared", "cleared"]
 
 
 async def test_an_inbox_that_cannot_be_made_changes_no_answer(home: Path, store: Store) -> None:

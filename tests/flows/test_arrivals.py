@@ -197,7 +197,7 @@ def test_one_that_cannot_be_dispatched_is_told_once_and_left_to_a_person(workspa
     workspace.store.deliver(an_issue())
 
     async def until_given_up(dispatcher: Dispatcher) -> None:
-        while not builders.events(workspace.home, "alert"):
+        while not builders.events(workspace.home, "move_refused"):
             await dispatcher.turn()
             dispatcher._not_before.clear()  # without the pauses in between
             if dispatcher._running:
@@ -206,9 +206,9 @@ def test_one_that_cannot_be_dispatched_is_told_once_and_left_to_a_person(workspa
             await dispatcher.turn()
 
     turns.drive(until_given_up)
-    (alert,) = builders.events(workspace.home, "alert")
-    assert (alert.subject, alert.data["reason"]) == (GH, "auto_dispatch_failed")
-    assert "nobody" in alert.data["detail"]
+    (refused,) = builders.events(workspace.home, "move_refused")
+    assert (refused.subject, refused.data["code"]) == (GH, "auto_dispatch_failed")
+    assert "nobody" in refused.data["detail"]
     turns.run()
     assert stage(workspace, GH) == "new"
 
@@ -222,8 +222,8 @@ def test_with_a_broken_projects_file_nothing_starts_and_it_is_said_once(workspac
     turns.run()
     turns.run()
     (alert,) = builders.events(workspace.home, "alert")
-    assert (alert.data["reason"], alert.data["cleared"]) == ("bad_projects_file", False)
-    assert "quorum" in alert.data["detail"]
+    assert (alert.data["alarm"], alert.data["state"]) == ("bad_projects_file", "raised")
+    assert "quorum" in alert.data["reason"]
     assert stage(workspace, GH) == "new"
 
 
@@ -234,7 +234,7 @@ def test_mended_it_is_said_too_and_what_waited_for_it_starts(workspace: Workspac
     write_rules(workspace.home, RULES)
     turns.run()
     turns.run()
-    assert [event.data["cleared"] for event in builders.events(workspace.home, "alert")] == [False, True]
+    assert [event.data["state"] for event in builders.events(workspace.home, "alert")] == ["raised", "cleared"]
     assert stage(workspace, GH) == "needs_review"
 
 

@@ -42,6 +42,10 @@ def make_due(inbox: Inbox, key: str) -> None:
     path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "due": 0.0}))
 
 
+def alarming(inbox: Inbox) -> set[str]:
+    return {one.alarm for one in inbox.readings() if one.is_bad}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     opened = a_store(tmp_path)
@@ -143,18 +147,17 @@ def test_the_first_that_finds_the_workspace_busy_spares_the_others_the_try(inbox
     assert [one.tries.count for one in inbox.standings()] == [2, 1, 1]
 
 
-def test_what_no_repetition_mends_is_given_up_at_once_and_told(inbox: Inbox, store: Store) -> None:
+def test_what_no_repetition_mends_is_given_up_at_once_and_alarms(inbox: Inbox, store: Store) -> None:
     kept, delivery = a_parcel().opened()
     inbox.keep(kept, delivery, BROKEN)
     path = inbox.folder / f"{delivery.key}.json"
     broken = {**orjson.loads(path.read_bytes()), "body": '{"action": "opened", "issue": {}}'}
     path.write_bytes(orjson.dumps(broken))
     make_due(inbox, delivery.key)
+    assert alarming(inbox) == set()
     assert [one.came for one in inbox.drain(store)] == ["failed"]
-    (alert,) = builders.events(store.home, "alert")
-    assert (alert.data["reason"], alert.data["delivery_id"]) == ("delivery_failed", "d-1")
-    inbox.replay(store, [delivery.key])
-    assert len(builders.events(store.home, "alert")) == 1
+    assert alarming(inbox) == {"deliveries_failed"}
+    assert [one.came for one in inbox.replay(store, [delivery.key])] == ["failed"]
     assert inbox.standings()[0].state == "failed"
 
 
@@ -182,6 +185,7 @@ def test_a_full_inbox_keeps_no_more_and_says_the_way_out(inbox: Inbox) -> None:
         (inbox.folder / f"{number:032x}.json").touch()
     with pytest.raises(InboxFull, match="webhook replay --all"):
         keep(inbox, a_parcel("d-2", 2))
+    assert alarming(inbox) == {"inbox_full"}
 
 
 def test_an_inbox_full_of_bytes_keeps_no_more(inbox: Inbox) -> None:
