@@ -90,7 +90,7 @@ def create_app(
         follower = await Follower(opened.audit_folder).start()
         await streams.start(follower)
         stop = asyncio.Event()
-        writing = asyncio.create_task(RefusalWriter([refusals, rejections], desk.note).run(stop))
+        writing = asyncio.create_task(RefusalWriter([refusals, rejections], desk.note_all).run(stop))
         alarms = AlarmWatch(settings, lag, prefect, SOURCE)
         watching = [asyncio.create_task(one) for one in (lag.run(), prefect.run(), alarms.run(opened, follower))]
         draining = asyncio.create_task(keeper.run(stop))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -117,10 +117,10 @@ class Desk:
         self.details.put(task_id, made)
         return made.tagged
 
-    async def note(self, draft: Draft) -> Event:
-        """Log an event that changes no task."""
+    async def note_all(self, drafts: Sequence[Draft]) -> list[Event]:
+        """Log events that change no task: all of them in one commit, or none."""
         store = self.store
-        return await self.writer.do(lambda left_s: store.note(draft, timeout=left_s))
+        return await self.writer.do(lambda left_s: store.note_all(drafts, timeout=left_s))
 
 
 def task_id_of(request: Request) -> str:

@@ -109,9 +109,15 @@ class RefusalCounter:
 
 
 class RefusalWriter:
-    """Writes counters to the log, window after window, and at the end what is left."""
+    """Writes counters to the log, window after window, and at the end what is left.
 
-    def __init__(self, counters: Sequence[RefusalCounter], note: Callable[[Draft], Awaitable[object]]) -> None:
+    Args:
+        note: logs events, all of them or none.
+    """
+
+    def __init__(
+        self, counters: Sequence[RefusalCounter], note: Callable[[Sequence[Draft]], Awaitable[object]]
+    ) -> None:
         self._counters = counters
         self._note = note
 
@@ -132,10 +138,11 @@ class RefusalWriter:
         """Write what is counted; what the disk refuses stays counted for the next window."""
         for counter in self._counters:
             waiting = counter.drain()
-            try:
-                for address, route in list(waiting):
-                    await self._note(counter.draft(address, route, waiting[address, route]))
-                    del waiting[address, route]
+            if not waiting:
+                continue
+            try:  # a commit each would be what a flood from many addresses costs most
+                await self._note([counter.draft(*place, tally) for place, tally in waiting.items()])
+                waiting = {}
             except (Busy, StorageFailed, Corrupt) as error:
                 _LOG.error("%d refusals wait to be written: %s", sum(t.count for t in waiting.values()), error)
             finally:

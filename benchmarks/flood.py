@@ -36,7 +36,7 @@ _MOST_OPEN = 256
 
 def run(quick: bool) -> list[Row]:
     """About 3 minutes; quick about 40 s."""
-    rounds, seconds = (3, 3.0) if quick else (8, 5.0)
+    rounds, seconds = (3, 3.0) if quick else (12, 3.0)
     with places.folder("flood") as folder:
         home = folder / "home"
         bulk.make_workspace(home, 1_000, 5_000)

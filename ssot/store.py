@@ -647,10 +647,15 @@ class Store:
 
     def note(self, draft: Draft, timeout: float | None = None) -> Event:
         """Append an event that changes no task."""
-        if KINDS[draft.type].changes_task:
-            raise ValueError(f"a {draft.type} changes its task: commit an intent")
+        return self.note_all([draft], timeout)[0]
+
+    def note_all(self, drafts: Sequence[Draft], timeout: float | None = None) -> list[Event]:
+        """Append events that change no task: all of them in one write, or none."""
+        for draft in drafts:
+            if KINDS[draft.type].changes_task:
+                raise ValueError(f"a {draft.type} changes its task: commit an intent")
         with self._transaction(timeout) as transaction:
-            return self._record([draft], transaction)[0]
+            return self._record(drafts, transaction)
 
     def tell_alarms(
         self, look: Callable[[Mapping[str, Raised]], Sequence[Draft]], timeout: float | None = None

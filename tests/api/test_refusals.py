@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import given
@@ -58,10 +59,10 @@ async def test_what_the_disk_refuses_stays_counted_and_is_written_later() -> Non
     written: list[Draft] = []
     full = True
 
-    async def note(draft: Draft) -> None:
+    async def note(drafts: Sequence[Draft]) -> None:
         if full:
             raise StorageFailed("no room", full=True)
-        written.append(draft)
+        written.extend(drafts)
 
     writer = RefusalWriter([counter], note)
     counter.count("a", "/x", "unauthenticated")
@@ -77,8 +78,8 @@ async def test_the_writer_ends_with_everything_written() -> None:
     counter = RefusalCounter("auth_denied", window_s=60)
     written: list[Draft] = []
 
-    async def note(draft: Draft) -> None:
-        written.append(draft)
+    async def note(drafts: Sequence[Draft]) -> None:
+        written.extend(drafts)
 
     stop = asyncio.Event()
     running = asyncio.create_task(RefusalWriter([counter], note).run(stop))
