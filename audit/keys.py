@@ -1,4 +1,4 @@
-"""Signing keys: Ed25519, found where they are kept, shown by their fingerprint only. The private part leaves by no door.
+"""Signing keys: Ed25519, found where they are kept, shown by their fingerprint. The private part leaves by no door.
 
 Public keys are never forgotten: each that ever signed stays in ``audit/.checkpoints/keys``, so that old proofs hold.
 """
@@ -110,7 +110,7 @@ class SigningKey:
         text = text.strip()
         raw = _pem_seed(text) if text.startswith("-----BEGIN") else strict_base64(text)
         if raw is None or len(raw) != SEED_BYTES:
-            raise BadKey(f"{where} holds no signing key: base64 of an Ed25519 seed of 32 bytes, or PEM without password")
+            raise BadKey(f"{where} holds no signing key: base64 of an Ed25519 seed (32 bytes), or PEM without password")
         return cls(raw, origin)
 
 
@@ -246,7 +246,7 @@ class Ring:
         self.folder = folder / RING_FOLDER
 
     def keep(self, key: PublicKey) -> None:
-        """Remember a key. Durable when this returns, and to be done before its first signature. Raises StorageFailed."""
+        """Remember a key, before its first signature. Durable when this returns. Raises StorageFailed."""
         name = _file_name(key.fingerprint)
         if not (self.folder / name).exists():
             try:

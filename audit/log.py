@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -692,12 +692,19 @@ def _closed(folder: Path) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> Verified:
+Look = Callable[[bytes, Any], None]
+"""Looks at one line, given as its exact bytes and as the object that they say."""
+
+
+def verify(
+    folder: Path, progress: Callable[[int], None] = lambda count: None, *, also: Sequence[Look] = ()
+) -> Verified:
     """Check every line of every segment: JSON, gapless seq, time never decreasing, and the hash chain.
 
     A torn tail (bytes behind the last newline) is told apart: it is what a crash leaves, and was never acknowledged.
+    `also` are handed each line that continues the chain.
     """
-    state = _Chain()
+    state = _Chain(also)
     checked: list[int] = []
     while True:
         active = _open_active(folder)  # before the look at the closed ones: a rotation in between shows there
@@ -728,7 +735,8 @@ def _open_active(folder: Path) -> int:
 class _Chain:
     """The running state of a verification."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Sequence[Look] = ()) -> None:
+        self._also = also
         self.seq, self.digest, self.time = 0, GENESIS, ""
         self.events = self.bytes = self.torn = 0
         self.problem: str | None = None
@@ -771,3 +779,6 @@ class _Chain:
         self.digest = "sha256:" + hashlib.sha256(line).hexdigest()
         self.events += 1
         self.bytes += len(line) + 1
+        if self.problem is None:
+            for look in self._also:
+                look(line, body)

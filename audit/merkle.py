@@ -1,6 +1,6 @@
 """The Merkle tree of RFC 6962 (section 2.1) over exact lines: roots, inclusion and consistency proofs. Pure.
 
-A proof is a list of hashes, each of 32 bytes, in the order of RFC 6962: from the leaf's neighbour up to the root's child.
+A proof is a list of hashes of 32 bytes in the order of RFC 6962: from the leaf's neighbour up to the root's child.
 """
 
 from __future__ import annotations
@@ -193,5 +193,3 @@ def continues(first: int, first_root: bytes, second: int, second_root: bytes, pa
             new = node_hash(new, step)
         number, last = number >> 1, last >> 1
     return last == 0 and old == first_root and new == second_root
-
-

@@ -1,4 +1,4 @@
-"""Signed notes (C2SP signed-note, Ed25519) and DSSE envelopes: what is signed, byte for byte, and how it is checked. Pure."""
+"""Signed notes (C2SP signed-note, Ed25519) and DSSE envelopes: what exactly is signed, and how it is checked. Pure."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ SECRET = "AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
 VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 TEXT = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
 SIGNED = (
-    TEXT + "\n\u2014 PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
+    TEXT
+    + "\n\u2014 PeterNeumann "
+    + "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
 ).encode()
 
 
@@ -106,7 +108,9 @@ def test_what_is_no_text_of_a_note_is_not_signed(text: str) -> None:
         sign_note(text, NAME, [peter()])
 
 
-@pytest.mark.parametrize("note", [b"", b"text\n", b"text\n\n", b"\xff\n\n\xe2\x80\x94 a b\n", SIGNED[:-1], TEXT.encode()])
+@pytest.mark.parametrize(
+    "note", [b"", b"text\n", b"text\n\n", b"\xff\n\n\xe2\x80\x94 a b\n", SIGNED[:-1], TEXT.encode()]
+)
 def test_what_is_no_note_is_refused(note: bytes) -> None:
     with pytest.raises(Unproven):
         open_note(note, NAME, [peter().public])
