@@ -349,6 +349,27 @@ def keep_durably(folder: Path, name: str, data: bytes, *, mode: int = 0o644) -> 
     sync_folder(folder)  # also for one that stood there: who renamed it may have died before this
 
 
+def keep_secret(path: Path, data: bytes) -> None:
+    """Keep a secret, durably and atomically, readable by its owner alone. Raises StorageFailed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _write_all(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise storage_error(error, str(path)) from None
+    sync_folder(path.parent)
+
+
 def _holds(path: Path, data: bytes) -> bool:
     try:
         return read_regular(path, max(len(data), 1))[0] == data

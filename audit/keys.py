@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -169,28 +168,7 @@ def _from_file(path: Path) -> SigningKey | None:
 
 def keep_in_file(home: Path, key: SigningKey) -> None:
     """Keep a key in its file, in the place of an older one: readable by its owner alone from the first moment on."""
-    keep_secret(home / KEY_FILE, base64.b64encode(key.seed) + b"\n")
-
-
-def keep_secret(path: Path, data: bytes) -> None:
-    """Keep a secret, durably and atomically, readable by its owner alone. Raises StorageFailed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise files.storage_error(error, str(path)) from None
-    files.sync_folder(path.parent)
+    files.keep_secret(home / KEY_FILE, base64.b64encode(key.seed) + b"\n")
 
 
 def from_keyring(home: Path) -> str | None:

@@ -5,7 +5,6 @@ It is a fact inside the event's data; no task is made of it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import re
@@ -14,13 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from audit import files
 from audit.event import Event, decode
 from audit.files import NotRegular
-from audit.keys import keep_secret, strict_base64
 
 DECISIONS: Final = frozenset({"approval_given", "task_approved", "task_rejected", "task_unlocked"})
 """Events that only the server may write."""
@@ -39,7 +35,7 @@ class MacKey:
     @classmethod
     def derived(cls, secret: str) -> MacKey:
         """The key that belongs to a secret (HKDF-SHA256, RFC 5869, with a context of its own)."""
-        return cls(HKDF(algorithm=SHA256(), length=32, salt=None, info=_CONTEXT).derive(secret.encode()))
+        return cls(hkdf_sha256(secret.encode(), _CONTEXT))
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +57,12 @@ class MacKey:
 
     def _value(self, event: Event) -> str:
         return hmac.new(self.raw, _marked_bytes(event), hashlib.sha256).hexdigest()
+
+
+def hkdf_sha256(secret: bytes, context: bytes, salt: bytes = bytes(32)) -> bytes:
+    """32 bytes of HKDF-SHA256 (RFC 5869): here, since importing a whole library for it takes longer than it does."""
+    key = hmac.digest(salt, secret, "sha256")
+    return hmac.digest(key, context + b"\x01", "sha256")
 
 
 def _marked_bytes(event: Event) -> bytes:
@@ -87,7 +89,7 @@ def keep(home: Path, key: MacKey) -> None:
     """Keep a key, so that its MACs can be checked when the secret is another one. Raises StorageFailed."""
     path = home / _FOLDER / key.fingerprint.replace(":", "-")
     if not path.exists():
-        keep_secret(path, base64.b64encode(key.raw) + b"\n")
+        files.keep_secret(path, key.raw.hex().encode() + b"\n")
 
 
 def kept(home: Path) -> list[MacKey]:
@@ -98,11 +100,10 @@ def kept(home: Path) -> list[MacKey]:
 
 def _load(path: Path) -> MacKey | None:
     try:
-        raw = strict_base64(files.read_regular(path, 1024)[0].decode().strip())
-    except (OSError, NotRegular, UnicodeDecodeError):
+        key = MacKey(bytes.fromhex(files.read_regular(path, 1024)[0].decode().strip()))
+    except (OSError, NotRegular, ValueError):
         return None
-    key = MacKey(raw) if raw is not None else None
-    return key if key is not None and key.fingerprint.replace(":", "-") == path.name else None
+    return key if key.fingerprint.replace(":", "-") == path.name else None
 
 
 # --------------------------------------------------------------------------------------------------- checking

@@ -22,6 +22,9 @@ from cli.screen import Json, clean, note, one_line, progress, put_json, say
 
 if TYPE_CHECKING:
     from audit.event import Event
+    from audit.log import Verified
+    from cli.evidence import Witnesses
+    from ssot.settings import Settings
 
 app = typer.Typer(help="Read, verify, replay and export the log.", no_args_is_help=True)
 
@@ -149,17 +152,34 @@ def _print_event(event: Event) -> None:
 # -------------------------------------------------------------------------------------------- verify
 
 
-@app.command(epilog="Example: kircerta audit verify")
-def verify(json: Json = False) -> None:
-    """Check every line: gapless seq, time never decreasing, the hash chain. Exit code 1 with the place if it breaks."""
-    from audit.log import verify as verify_log
+@app.command(epilog="Example: kircerta audit verify --checkpoint kept-elsewhere.txt")
+def verify(
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="A checkpoint kept elsewhere; the log must continue it. Repeatable."),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="The public key of --checkpoint (fingerprint, text or file); repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check every line: gapless seq, time never decreasing, the hash chain. Exit code 1 with the place if it breaks.
 
+    The log must also agree with every checkpoint that is kept, and each decision must bear the server's mark (that is
+    looked at where KIRCERTA_JWT_SECRET is at hand).
+    """
+    from cli.evidence import collect
+
+    given = workspace.settings()
     began = time.monotonic()
+    witnesses = collect(given, checkpoint or [], key)
     with progress("verifying events") as tell:
-        found = verify_log(_folder(), lambda count: tell(count, None))
+        found = _verified(given, witnesses, lambda count: tell(count, None))
     took = time.monotonic() - began
+    sound = found.problem is None and witnesses.hold
     if json:
-        put_json({**asdict(found), "ok": found.problem is None, "seconds": round(took, 3)})
+        put_json({**asdict(found), "ok": sound, "seconds": round(took, 3), **witnesses.report()})
     else:
         speed = f" ({found.bytes / 1e6 / took:,.0f} MB/s)" if found.bytes > 1e6 else ""
         say(
@@ -169,8 +189,28 @@ def verify(json: Json = False) -> None:
         if found.torn_bytes:
             say(f"{found.torn_bytes} bytes behind the last line: a crash left them; the next commit puts them aside")
         say(f"the chain breaks: {found.problem}" if found.problem else f"the chain holds: {found.head}")
-    if found.problem:
+        witnesses.tell()
+    if not sound:
         raise typer.Exit(1)
+
+
+def _verified(given: Settings, witnesses: Witnesses, tell: Callable[[int], None]) -> Verified:
+    """The chain, and in the same pass what the witnesses have to say."""
+    from audit import mac
+    from audit.head import HeadCheck
+    from audit.log import verify as verify_log
+
+    heads = HeadCheck(witnesses.heads)
+    current = given.mac_key
+    decisions = mac.DecisionCheck([current, *mac.kept(given.home)] if current is not None else [])
+    looks = [heads.look] if witnesses.heads else []
+    found = verify_log(given.home / "audit", tell, also=[*looks, decisions.look] if current is not None else looks)
+    if found.problem is None:
+        heads.end()
+    witnesses.problems += heads.problems
+    if current is not None:
+        witnesses.decisions, witnesses.unmarked = decisions.decisions, decisions.problems
+    return found
 
 
 # -------------------------------------------------------------------------------------------- replay
@@ -224,11 +264,21 @@ def export(
     until: Until = None,
     type: Type = None,
     subject: Subject = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Write this task's evidence instead: one archive that proves itself.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Write events into a file: as their exact lines, or as CSV with the data as JSON."""
+    """Write events into a file: as their exact lines, or as CSV with the data as JSON.
+
+    With --task: one task's document, its texts, its lines with their proofs, and a signed statement about them, in an
+    archive that `kircerta audit verify-bundle` checks anywhere.
+    """
     from audit.log import read_events
 
+    if task is not None:
+        _export_task(task, out, filtered=bool(since or until or type or subject or format != "jsonl"), json=json)
+        return
     if format not in ("jsonl", "csv"):
         raise WrongUse(f"--format {format}: it is jsonl or csv")
     if json and out is None:
@@ -248,6 +298,18 @@ def export(
         put_json({"events": count, "out": str(out)})
     elif out is not None:
         note(f"{count:,} events in {one_line(str(out))}")
+
+
+def _export_task(task_id: str, out: Path | None, *, filtered: bool, json: bool) -> None:
+    from cli.evidence import export_task
+
+    if filtered:
+        raise WrongUse("--task takes all of a task: filters and --format are for events")
+    if json and out is None:
+        raise WrongUse("--json tells what went into a file: name one with --out")
+    if out is None and sys.stdout.isatty():
+        raise WrongUse("the archive is nothing to look at: name a file with --out")
+    export_task(task_id, out, json=json)
 
 
 def _exact_line(event: Event) -> bytes:

@@ -98,6 +98,7 @@ def _inside(given: Settings, *, full: bool) -> Iterator[Finding]:
     if chain.level == "fail":
         return
     yield _tried("clock", lambda: clock(given.home))
+    yield _tried("evidence", lambda: evidence(given))
     try:
         yield from tasks(given)
     except Exception as error:
@@ -299,6 +300,36 @@ def long_texts(store: Store) -> Finding:
         what = f"gone from ssot/blobs: {', '.join(lost[:3])}{more}"
         return Finding("texts", "fail", what, "put them back from a copy")
     return Finding("texts", "ok", f"{len(wanted)} long texts are where they belong")
+
+
+def evidence(given: Settings) -> Finding:
+    """Whether the log's head is signed, and how long ago that was."""
+    from audit.head import Checkpoints
+    from ssot.signing import signing_key
+
+    key, kept = signing_key(given), Checkpoints(given.home / "audit")
+    sizes = kept.sizes()
+    if key is None:
+        last = f"; the last checkpoint is of seq {sizes[-1]}" if sizes else ": nobody vouches for the log"
+        way_out = "`kircerta keys create`, and keep checkpoints elsewhere"
+        return Finding("evidence", "warn", f"no signing key{last}", way_out)
+    if not sizes:
+        return Finding("evidence", "warn", f"{key.fingerprint} has signed nothing yet", "`kircerta audit checkpoint`")
+    since = workspace.last_seq(given.home) - sizes[-1]
+    age = kept.age_s(sizes[-1])
+    told = f"{key.fingerprint}; the last checkpoint is {_told_age(age)} old, {since:,} events came since"
+    if since >= 100 and age > 600:
+        return Finding(
+            "evidence", "warn", told, "`kircerta up` signs every minute, `kircerta audit checkpoint` at once"
+        )
+    return Finding("evidence", "ok", told)
+
+
+def _told_age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
 
 
 def tasks(given: Settings) -> Iterator[Finding]:

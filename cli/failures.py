@@ -36,7 +36,10 @@ def _known(error: Exception) -> tuple[str, int] | None:
     # Imported here: a command that succeeds does not pay for it.
     from audit.event import Corrupt
     from audit.files import Busy, NotRegular, StorageFailed
+    from audit.keys import BadKey
     from audit.log import Rewound
+    from audit.note import Unproven
+    from audit.signer import NothingToSign, Rewritten
     from ssot.importers import ImportRefused
     from ssot.settings import SettingsError
     from ssot.store import Refused
@@ -47,6 +50,12 @@ def _known(error: Exception) -> tuple[str, int] | None:
         case Refused(code="invalid_task_id") | SettingsError() | ImportRefused() | BadCursor():
             return str(error), WRONG_USE
         case Refused() | Busy() | StorageFailed() | Invalid() | NotRegular() | Rewound():
+            return str(error), DOES_NOT_HOLD
+        case BadKey():
+            return str(error), WRONG_USE
+        case Unproven():
+            return f"it does not hold: {error}", DOES_NOT_HOLD
+        case NothingToSign() | Rewritten():
             return str(error), DOES_NOT_HOLD
         case Corrupt():
             return f"{error} (`kircerta audit verify` shows where)", DOES_NOT_HOLD

@@ -15,7 +15,21 @@ from typing import Annotated, Final
 
 import typer
 
-from cli import audit_log, decisions, dispatch, doctor, mcp, processes, tasks, telegram, token, up, webhook
+from cli import (
+    audit_log,
+    decisions,
+    dispatch,
+    doctor,
+    evidence,
+    keys,
+    mcp,
+    processes,
+    tasks,
+    telegram,
+    token,
+    up,
+    webhook,
+)
 from cli.failures import DOES_NOT_HOLD, INTERRUPTED, WRONG_USE, explain
 from cli.screen import clean
 
@@ -63,7 +77,21 @@ def _manner(
     ctx.obj.debug |= debug
 
 
-for part in (up, processes, telegram, tasks, dispatch, decisions, token, mcp, audit_log, webhook, doctor):
+for part in (
+    up,
+    processes,
+    telegram,
+    tasks,
+    dispatch,
+    decisions,
+    token,
+    mcp,
+    keys,
+    audit_log,
+    evidence,
+    webhook,
+    doctor,
+):
     part.add_to(app)
 
 

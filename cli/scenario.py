@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from audit.event import Draft, Event
 from audit.log import ACTIVE
+from audit.mac import MacKey
 from audit.stamp import Clock
 from flows.backfill import redelivery_requested
 from flows.github import Failed, Hook, HookDelivery
@@ -59,7 +60,7 @@ class _Time:
 def play(home: Path) -> list[Event]:
     """Run the scenario in an empty folder; gives everything that was logged."""
     time = _Time()
-    settings = StoreSettings(policy=Policy(max_rejects=1))
+    settings = StoreSettings(policy=Policy(max_rejects=1), mac_key=MacKey.derived("a secret for an example"))
     store = Store.open(home, source="kircerta/api", settings=settings, clock=time.clock())
     try:
         scene = _Scene(store, time)

@@ -19,10 +19,12 @@ from typing import Any, Final
 
 from audit.event import Corrupt, Event
 from audit.files import Busy, StorageFailed
+from audit.keys import BadKey
 from audit.log import LogReader, Rewound
 from audit.stamp import rfc3339
 from flows.arrivals import Arrivals
 from flows.followed import Followed
+from flows.heads import HeadSchedule
 from flows.herald import Herald
 from flows.overdue import settle
 from flows.pipeline import waits_for_us
@@ -54,6 +56,7 @@ class Dispatcher:
         self.followed = Followed(workspace.home, workspace.store.last_seq())
         self.arrivals = Arrivals(workspace, self.followed)
         self._inbox = Inbox(workspace.home)
+        self._heads = HeadSchedule(workspace.settings, workspace.store)
         self._since = rfc3339(time.time())
         self._url = prefect_api_url
         self._reader = LogReader.after(workspace.store.audit_folder, self.followed.seq)
@@ -72,7 +75,11 @@ class Dispatcher:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`; then stop the agents and leave the open attempts to whoever comes next."""
         watcher = Watcher(self.workspace.store, self._ring, adopt=True).start()
-        beside = [asyncio.create_task(self._guard(stop)), asyncio.create_task(self._sweep())]
+        beside = [
+            asyncio.create_task(self._guard(stop)),
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(self._sign(stop)),
+        ]
         if self.herald is not None:
             beside.append(asyncio.create_task(self.herald.run()))
         try:
@@ -140,6 +147,17 @@ class Dispatcher:
                     _LOG.info("the kept delivery %s: %s %s", tried.delivery_id, tried.came, tried.error)
             except (Busy, StorageFailed, Corrupt) as error:
                 _LOG.error("watchdog: %s", error)
+            await asyncio.sleep(TURN_S)
+
+    async def _sign(self, stop: asyncio.Event) -> None:
+        """The log's head, signed every 100 events and every minute, where there is a key."""
+        while not stop.is_set():
+            try:
+                signed = await asyncio.to_thread(self._heads.turn, time.monotonic())
+                if signed is not None and signed.not_copied is not None:
+                    _LOG.error("the checkpoint at %d is not kept elsewhere: %s", signed.head.size, signed.not_copied)
+            except (Busy, StorageFailed, Corrupt, BadKey) as error:
+                _LOG.error("the log's head was not signed: %s", error)
             await asyncio.sleep(TURN_S)
 
     def _is_covered(self, dispatch_id: str) -> bool:

@@ -24,6 +24,7 @@ _SCHEDULED: Final[dict[str, timedelta]] = {
     "drain_inbox": timedelta(minutes=1),
     "poll_telegram": timedelta(minutes=10),  # as long as a run polls: the next one goes on
     "backfill_github": timedelta(minutes=10),
+    "sign_head": timedelta(minutes=1),
 }
 _TAGS: Final[dict[str, str]] = {
     "dispatch_task": "dispatch",
@@ -34,6 +35,7 @@ _TAGS: Final[dict[str, str]] = {
     "poll_telegram": "ingest",
     "backfill_github": "ingest",
     "drain_inbox": "ingest",
+    "sign_head": "evidence",
 }
 
 
@@ -96,10 +98,11 @@ def all_flows() -> list[Any]:
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
     from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
+    from flows.sign_head import sign_head
     from flows.watchdog import watchdog
 
     dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
-    return [*dispatching, watchdog, poll_telegram, backfill_github, drain_inbox]
+    return [*dispatching, watchdog, poll_telegram, backfill_github, drain_inbox, sign_head]
 
 
 def serve_deployments(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from audit.log import SEGMENT_BYTES
+from audit.mac import MacKey
 from ssot.rules import Policy
 from ssot.store import StoreSettings
 
@@ -120,6 +121,17 @@ class Settings(BaseSettings):
         SEGMENT_BYTES, ge=65536, description="A segment of the log is closed when it has this size."
     )
     lock_timeout_s: float = Field(5.0, gt=0, le=60, description="Seconds to wait for the workspace's lock.")
+    signing_key: SecretStr | None = Field(
+        None,
+        description="Ed25519 key that signs the log's head: base64 of its seed of 32 bytes, or PEM. Without it the "
+        "keyring is asked, then `.secrets/signing_key` (`kircerta keys create`).",
+    )
+    keyring: bool = Field(True, description="Whether the system's keyring is asked for the signing key.")
+    checkpoint_copy: Path | None = Field(
+        None,
+        description="Where each checkpoint is kept besides: a git repository (a commit each), another folder (a file "
+        "each) or a file.",
+    )
 
     @field_validator("allowed_hosts", "github_hooks", mode="before")
     @classmethod
@@ -133,7 +145,13 @@ class Settings(BaseSettings):
             policy=Policy(max_rejects=self.max_rejects, trust_history=self.trust_history),
             lock_timeout_s=self.lock_timeout_s,
             segment_bytes=self.segment_bytes,
+            mac_key=self.mac_key,
         )
+
+    @property
+    def mac_key(self) -> MacKey | None:
+        """The server's key for decisions; None where there is no secret."""
+        return MacKey.derived(self.jwt_secret.get_secret_value()) if self.jwt_secret is not None else None
 
 
 def load(**overrides: Any) -> Settings:

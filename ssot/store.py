@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import orjson
 
-from audit import files
+from audit import files, mac
 from audit import log as audit_log
 from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event, encode
-from audit.files import NotRegular, Signature
+from audit.files import NotRegular, Signature, StorageFailed
 from audit.log import AuditLog, LogReader, Place, Rewound, Transaction
 from audit.stamp import Clock
 from ssot import adopt, alarms, checkpoint, rules
@@ -53,11 +53,15 @@ _ROOM_FOR_ENVELOPE: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """What the store depends on: the rules' policy and its own limits (seconds, bytes)."""
+    """What the store depends on: the rules' policy, its own limits (seconds, bytes), the server's key for decisions.
+
+    Without a key decisions carry no MAC.
+    """
 
     policy: Policy = Policy()
     lock_timeout_s: float = files.LOCK_TIMEOUT_S
     segment_bytes: int = audit_log.SEGMENT_BYTES
+    mac_key: mac.MacKey | None = None
 
 
 class Refused(Exception):
@@ -850,7 +854,17 @@ class Store:
             self.blobs.keep({name.removeprefix("sha256:"): raw})
             kept = {key: value for key, value in data.items() if key not in moved}
             event = replace(event, data={**kept, "blob": name, "in_blob": sorted(moved)})
+        event = self._marked(event)
         return replace(event, line=encode(event))
+
+    def _marked(self, event: Event) -> Event:
+        """A decision with the server's MAC; its key is kept first, for the time after this secret."""
+        key = self.settings.mac_key
+        if key is None or event.type not in mac.DECISIONS:
+            return event
+        with suppress(StorageFailed):  # the MAC counts as long as the secret does
+            mac.keep(self.home, key)
+        return key.marked(event)
 
     def _path(self, task_id: str) -> Path:
         return self.tasks_folder / f"{task_id}.json"

@@ -80,8 +80,8 @@ def test_what_is_no_proof_is_refused(tmp_path: Path, change: dict[str, object]) 
     made = proof.prove_event(tmp_path, 2, Checkpoints(tmp_path).load(3), [KEY.public])
     with pytest.raises(Unproven):
         proof.check(orjson.dumps({**orjson.loads(made), **change}) + b"\n")
+    keys = [KEY.public.text, SigningKey.new().public.text]
     with pytest.raises(Unproven, match="did not sign"):
-        keys = [KEY.public.text, SigningKey.new().public.text]
         proof.check(orjson.dumps({**orjson.loads(made), "keys": keys}) + b"\n")
     for junk in (b"", b"[]", b"\xff", made.replace(b",", b", ")):
         with pytest.raises(Unproven):

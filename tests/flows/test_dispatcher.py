@@ -18,6 +18,7 @@ import pytest
 
 from audit.stamp import seconds_of
 from flows.herald import as_prefect_event
+from flows.serve import all_flows
 from flows.server import PrefectServer, is_served, prefect_environment
 from flows.workspace import Workspace, home_tag
 from ssot.intents import Approve, Dispatch, Reject, Unlock
@@ -250,7 +251,6 @@ def test_a_server_that_is_gone_delays_no_dispatch(tmp_path: Path) -> None:
 
 
 def served() -> set[str]:
-    from flows.serve import all_flows
 
     return {flow.name for flow in all_flows()}
 
