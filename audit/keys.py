@@ -31,6 +31,7 @@ KEYRING_SERVICE: Final = "kircerta-signing-key"
 KEYRING_S: Final = 2.0
 """Seconds that a keyring may take: it may wait for somebody to unlock it, who is not there."""
 _FINGERPRINT: Final = re.compile(r"ed25519:[0-9a-f]{32}")
+_KEY_ID: Final = re.compile(r"[0-9a-f]{8}")
 _MOST_KEY_BYTES: Final = 16 * 1024
 
 Origin = Literal["environment", "keyring", "file"]
@@ -72,8 +73,9 @@ class PublicKey:
         text = text.strip()
         if text.startswith("-----BEGIN"):
             return cls(_pem_public(text))
-        last = text.rsplit("+", 1)[-1] if text.count("+") >= 2 and len(text) > 44 else text
-        raw = strict_base64(last)
+        parts = text.split("+", 2)  # base64 may hold more of them, the name and the id none
+        is_verifier = len(parts) == 3 and _KEY_ID.fullmatch(parts[1]) is not None
+        raw = strict_base64(parts[2] if is_verifier else text)
         if raw is not None and len(raw) == SEED_BYTES + 1 and raw[:1] == b"\x01":
             raw = raw[1:]
         if raw is None or len(raw) != SEED_BYTES:
