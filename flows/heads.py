@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from audit.event import Draft
@@ -10,12 +11,14 @@ from audit.head import Checkpoints
 from audit.keys import SigningKey
 from audit.note import Unproven
 from audit.signer import NothingToSign, Rewritten, Signed
+from ssot.alarms import Raised, State, draft
 from ssot.settings import Settings
 from ssot.signing import signer_of, signing_key
 from ssot.store import Store
 
 EVERY_EVENTS: Final = 100
 EVERY_S: Final = 60.0
+ALARM: Final = "log_rewritten"
 _LOG = logging.getLogger("kircerta.heads")
 
 
@@ -35,7 +38,7 @@ class HeadSchedule:
         """Sign the head if that is due; `now` in seconds of a clock that only goes forward.
 
         Raises Busy, StorageFailed, BadKey; it is tried again later. A log that contradicts what was signed before is
-        told by an `alert`, and nothing is signed any more until a person has looked and starts this process again.
+        told by an alarm, and nothing is signed any more until a person has looked and starts this process again.
         """
         if self._stopped or not self._is_due(now):
             return None
@@ -44,14 +47,26 @@ class HeadSchedule:
             return None
         self._signed_at = now
         try:
-            return signer_of(self._settings, key).sign()
+            signed = signer_of(self._settings, key).sign()
         except NothingToSign:
             return None
         except (Rewritten, Unproven) as error:
             self._stopped = True
             _LOG.error("%s", error)
-            self._store.note(Draft("alert", "kircerta", {"what": "log_rewritten", "detail": str(error)[:1000]}))
+            self._tell("raised", str(error)[:1000])
             return None
+        self._tell("cleared", "the log continues what was signed")
+        return signed
+
+    def _tell(self, state: State, reason: str) -> None:
+        """Raise the alarm or clear it, unless that is how it stands."""
+
+        def look(standing: Mapping[str, Raised]) -> list[Draft]:
+            if (ALARM in standing) == (state == "raised"):
+                return []
+            return [draft(ALARM, state, reason, {}, "kircerta")]
+
+        self._store.tell_alarms(look)
 
     def _is_due(self, now: float) -> bool:
         waiting = self._store.last_seq() - max(self._checkpoints.sizes(), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,13 @@ def test_a_log_that_was_rewritten_is_told_once_and_signed_no_more(open_workspace
     note(again, 3)
     assert schedule.turn(EVERY_S) is None
     assert schedule.turn(3 * EVERY_S) is None
-    alerts = [e.data for e in again.store.events() if e.type == "alert" and e.data.get("what") == "log_rewritten"]
-    assert len(alerts) == 1
+    assert HeadSchedule(again.settings, again.store).turn(0.0) is None
+    told = [(e.data["state"], e.data["reason"]) for e in again.store.events() if e.data.get("alarm") == "log_rewritten"]
+    assert [state for state, _ in told] == ["raised"]
     assert Checkpoints(tmp_path / "audit").sizes() == [3]
+    shutil.rmtree(tmp_path / "audit" / ".checkpoints")  # a person has looked, and begins anew
+    assert HeadSchedule(again.settings, again.store).turn(0.0) is not None
+    assert list(again.store.view.alarms) == []
 
 
 @pytest.mark.slow
