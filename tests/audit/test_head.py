@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -213,6 +216,23 @@ def test_a_crash_between_any_two_steps_leaves_nothing_that_contradicts(tmp_path:
         (tmp_path / ".checkpoints/.11.txt.1.1.tmp").write_bytes(b"half a no")
         again = Signer(tmp_path, [KEY], Elsewhere(elsewhere)).sign()
         assert (again.note, elsewhere.read_bytes()) == (whole.note, whole.note)
+
+
+@pytest.mark.slow
+def test_a_signer_that_is_killed_at_any_moment_leaves_nothing_that_contradicts(tmp_path: Path) -> None:
+    folder, copy, dice = tmp_path / "audit", tmp_path / "copy.txt", random.Random(7)
+    command = [sys.executable, "-m", "tests.audit.signing", str(folder), str(copy)]
+    for _ in range(15):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(dice.random() * 0.06)
+            assert process.poll() is None, "it failed by itself"
+            process.kill()
+    last = Signer(folder, [KEY], Elsewhere(copy)).sign()
+    kept = Checkpoints(folder)
+    assert problems(folder, copy.read_bytes(), last.note, *(kept.load(size) for size in kept.sizes())) == []
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}", b'{"size": 3, "hashes": [], "digest": ""}', b'{"size": -1}'])
