@@ -156,7 +156,7 @@ class Dispatcher:
                 signed = await asyncio.to_thread(self._heads.turn, time.monotonic())
                 if signed is not None and signed.not_copied is not None:
                     _LOG.error("the checkpoint at %d is not kept elsewhere: %s", signed.head.size, signed.not_copied)
-            except (Busy, StorageFailed, Corrupt, BadKey) as error:
+            except (Busy, StorageFailed, Corrupt, BadKey, OSError) as error:
                 _LOG.error("the log's head was not signed: %s", error)
             await asyncio.sleep(TURN_S)
 

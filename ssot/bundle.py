@@ -28,6 +28,7 @@ from audit.proof import path_of, read_tree
 from audit.signer import Signed
 from ssot import rules
 from ssot.blobs import Blobs
+from ssot.decided import check_decided
 from ssot.task import KEPT_WHOLE, Attempt, Invalid, Task, document_bytes, parse_known, plain, review_digest
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -116,7 +117,8 @@ def _replayed(events: Iterable[Event], text: Callable[[str], str]) -> Task | Non
         blob, data = event.data.get("blob"), event.data
         if "in_blob" in data and isinstance(blob, str):
             data = {**data, **orjson.loads(text(blob))}
-        task = rules.evolve(task, event, data)
+        before, task = task, rules.evolve(task, event, data)
+        check_decided(event, before, task)
         if "sha256:" + _sha256(document_bytes(task)) != event.data.get("document_sha256"):
             raise Corrupt(f"seq {event.seq} ({event.type}) does not lead to the document it names")
     return task

@@ -17,6 +17,7 @@ from audit.files import NotRegular
 from audit.log import LogReader, Rewound
 from ssot import rules
 from ssot.blobs import Blobs
+from ssot.decided import check_decided
 from ssot.task import KEPT_WHOLE, Task, document_bytes, document_digest, parse_known
 
 _BATCH: Final = 4096
@@ -107,13 +108,15 @@ class _Replay:
     def evolve(self, event: Event) -> None:
         task_id = event.subject or ""
         try:
-            task = rules.evolve(self.task(task_id), event, self.facts(event))
+            before = self.task(task_id)
+            task = rules.evolve(before, event, self.facts(event))
             document = document_bytes(task)
             digest, expected = document_digest(document), event.data["document_sha256"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(f"seq {event.seq} ({event.type} of {task_id}) makes no sense: {error!r:.300}") from None
         if digest != expected:
             raise Corrupt(f"seq {event.seq} ({event.type} of {task_id}) does not lead to the document it names")
+        check_decided(event, before, task)
         self.digests[task_id] = digest
         self.models[task_id] = task
         self.texts.pop(task_id, None)

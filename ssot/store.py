@@ -24,6 +24,7 @@ from ssot import adopt, alarms, checkpoint, rules
 from ssot.adopt import Adopted, Held, Outdated
 from ssot.alarms import Raised
 from ssot.blobs import Blobs
+from ssot.decided import check_decided
 from ssot.ingest import delivery as deliveries
 from ssot.ingest.delivery import Delivered, Delivery
 from ssot.intents import Create, Intent
@@ -378,9 +379,11 @@ class Store:
         """What an event makes of its task: computed, and compared with the digest that the event carries."""
         assert event.subject is not None
         try:
-            task = rules.evolve(self._task_or_none(event.subject), event, self.facts(event))
+            before = self._task_or_none(event.subject)
+            task = rules.evolve(before, event, self.facts(event))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) makes no sense: {error!r:.300}") from None
+        check_decided(event, before, task)
         return self._checked(event, task)
 
     def facts(self, event: Event) -> dict[str, Any]:

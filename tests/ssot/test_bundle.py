@@ -13,6 +13,7 @@ from audit.head import Checkpoints
 from audit.keys import SigningKey
 from audit.note import Unproven, seal
 from audit.signer import Signed, Signer
+from cli.scenario import play
 from ssot import bundle
 from ssot.states import Stage
 from ssot.store import Store
@@ -205,3 +206,12 @@ def test_an_unknown_task_has_no_bundle(tmp_path: Path) -> None:
 def test_bundles_that_were_made_before_hold(name: str) -> None:
     data = (Path(__file__).parent / "golden" / "bundles" / name).read_bytes()
     assert bundle.check(data).task.status == name.removesuffix(".zip")
+
+
+def test_every_task_of_a_scene_in_which_everything_happens_has_a_bundle(tmp_path: Path) -> None:
+    tasks = sorted(
+        {event.subject for event in play(tmp_path) if event.subject is not None and event.type != "task_invalid"}
+    )
+    assert len(tasks) > 6
+    for task_id in tasks:
+        assert bundle.check(made(tmp_path, task_id)).task.task_id == task_id

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from audit import mac
-from audit.event import GENESIS
+from audit.event import GENESIS, Corrupt, decode
+from audit.keys import SigningKey
 from audit.log import verify
 from audit.mac import DecisionCheck, MacKey
-from ssot import intents, replay
+from audit.signer import Signer
+from ssot import bundle, intents, replay
+from ssot.rules import evolve
 from ssot.store import Store, StoreSettings
-from tests.builders import Ticks, events, issue, walk_to
+from ssot.task import document_bytes, document_digest
+from tests.builders import Ticks, events, issue, task_path, walk_to
 
 KEY = MacKey.derived("the secret of this server, long enough")
+SIGNER = SigningKey(b"k" * 32)
 
 
 def served(home: Path, key: MacKey | None = KEY, max_rejects: int = 3) -> Store:
@@ -31,6 +37,20 @@ def unmarked(home: Path, *keys: MacKey) -> list[str]:
     check = DecisionCheck([*keys] or [KEY])
     assert verify(home / "audit", also=[check.look]).problem is None
     return check.problems
+
+
+def bodies_of(home: Path) -> list[Any]:
+    return [orjson.loads(line) for line in (home / "audit" / "events.jsonl").read_bytes().splitlines()]
+
+
+def write_anew(home: Path, bodies: list[Any]) -> None:
+    """What a process that may write the log can make of it: every digest fits."""
+    prev, out = GENESIS, b""
+    for seq, body in enumerate(bodies, 1):
+        line = orjson.dumps({**body, "seq": seq, "prev": prev})
+        prev, out = "sha256:" + hashlib.sha256(line).hexdigest(), out + line + b"\n"
+    (home / "audit" / "events.jsonl").write_bytes(out)
+    assert verify(home / "audit").problem is None
 
 
 def all_decisions(store: Store) -> None:
@@ -75,18 +95,13 @@ def test_a_mark_cannot_be_taken_from_another_decision(tmp_path: Path, theft: str
     walk_to(store, "T-1", "approved")
     walk_to(store, "T-2", "approved")
     store.close()
-    log = tmp_path / "audit" / "events.jsonl"
-    bodies = [orjson.loads(line) for line in log.read_bytes().splitlines()]
+    bodies = bodies_of(tmp_path)
     first, second = (body for body in bodies if body["type"] == "task_approved")
     if theft == "mark":
         second["data"]["mac"] = first["data"]["mac"]
     else:
         bodies.append({**second, "seq": len(bodies) + 1, "id": "e-again"})
-    prev, out = GENESIS, b""
-    for body in bodies:
-        line = orjson.dumps({**body, "prev": prev})
-        prev, out = "sha256:" + hashlib.sha256(line).hexdigest(), out + line + b"\n"
-    log.write_bytes(out)
+    write_anew(tmp_path, bodies)
     assert "does not fit" in unmarked(tmp_path)[-1]
 
 
@@ -117,3 +132,32 @@ def test_a_folder_for_secrets_that_cannot_be_written_stops_no_decision(tmp_path:
     (tmp_path / ".secrets").write_bytes(b"in the way")
     walk_to(served(tmp_path), "T-1", "approved")
     assert unmarked(tmp_path) == []
+
+
+@pytest.mark.parametrize("lie", ["approve", "forget"])
+def test_no_other_line_brings_a_decision_along_or_takes_one_away(tmp_path: Path, lie: str) -> None:
+    """A forged adoption could say how the whole task is, decision included, and would need no mark."""
+    store = served(tmp_path)
+    walk = walk_to(store, "T-1", "approved" if lie == "forget" else "needs_review")
+    (attempt,) = orjson.loads(store.document("T-1") or b"")["attempts"]
+    at = walk.task.updated_at
+    decision = {"decision": "approved", "by": "alice", "at": at, "reason": "", "issues": [], "review_digest": None}
+    forged = {**attempt, "decision": decision if lie == "approve" else None}
+    store.close()
+    (*bodies, last) = bodies_of(tmp_path)
+    data = {"new": False, "with_history": False, "fields": ["attempts"], "task": {"attempts": [forged]}}
+    line = {**last, "id": "e-forged", "type": "task_adopted", "actor": "file", "seq": len(bodies) + 2, "data": data}
+    document = document_bytes(evolve(walk.task, decode(orjson.dumps(line)), data))
+    data["document_sha256"] = document_digest(document)
+    write_anew(tmp_path, [*bodies, last, line])
+    task_path(tmp_path, "T-1").write_bytes(document)
+    assert unmarked(tmp_path) == []
+    assert "changes what was decided" in str(replay.check(tmp_path).problem)
+    (tmp_path / ".kircerta" / "checkpoint").unlink(missing_ok=True)
+    for path in (tmp_path / ".kircerta").glob("*"):
+        path.unlink() if path.is_file() else None
+    task_path(tmp_path, "T-1").unlink()
+    with pytest.raises(Corrupt, match="changes what was decided"):
+        served(tmp_path)
+    with pytest.raises(Corrupt, match="changes what was decided"):
+        bundle.make(tmp_path, "T-1", Signer(tmp_path / "audit", [SIGNER]).sign(), SIGNER)
