@@ -71,6 +71,12 @@ def test_a_key_of_the_environment_is_not_rotated_here(run: Run, home: Path, monk
     monkeypatch.setenv("KIRCERTA_SIGNING_KEY", base64.b64encode(b"k" * 32).decode())
     assert run("keys", "list", "--json").json["keys"][0]["from"] == "environment"
     assert "KIRCERTA_SIGNING_KEY" in run("keys", "rotate").err
+    inline = run("keys", "public").out
+    (home.parent / "seed").write_text(base64.b64encode(b"k" * 32).decode() + "\n")
+    monkeypatch.delenv("KIRCERTA_SIGNING_KEY")
+    monkeypatch.setenv("KIRCERTA_SIGNING_KEY_FILE", str(home.parent / "seed"))
+    assert run("keys", "public").out == inline
+    monkeypatch.delenv("KIRCERTA_SIGNING_KEY_FILE")
     monkeypatch.setenv("KIRCERTA_SIGNING_KEY", "junk")
     ran = run("audit", "checkpoint")
     assert (ran.code, "junk" in ran.err) == (2, False)
