@@ -1,13 +1,11 @@
-"""Who asks: tokens are made and checked here only. HS256; nothing in a token chooses how it is checked."""
+"""Who asks: tokens are checked here only. HS256; nothing in a token chooses how it is checked."""
 
 from __future__ import annotations
 
 import re
-import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import jwt
 from starlette.requests import Request
@@ -17,14 +15,12 @@ from api.head import head_of
 from api.problems import Problem
 from api.refusals import RefusalCounter
 from ssot.settings import Settings
-from ssot.states import Role
 from ssot.task import PRINCIPAL
+from ssot.tokens import AUDIENCE, ISSUER, KNOWN_ROLES
+from ssot.tokens import make_token as make_token
 
-ISSUER: Final = "kircerta"
-AUDIENCE: Final = "kircerta"
 LEEWAY_S: Final = 30
 MAX_TOKEN_BYTES: Final = 8192
-KNOWN_ROLES: Final = frozenset(get_args(Role))
 _CLAIMS: Final = ("iss", "aud", "sub", "roles", "iat", "exp")
 _HEADERS: Final = frozenset({"alg", "typ"})
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", re.ASCII)
@@ -45,21 +41,6 @@ class Principal:
 
     def may(self, role: str) -> bool:
         return role in self.roles or "admin" in self.roles
-
-
-def make_token(secret: str, sub: str, roles: Iterable[str], ttl_s: float, now: float | None = None) -> str:
-    """A token for a principal, valid for `ttl_s` seconds from `now` (Unix seconds). Raises ValueError."""
-    if not PRINCIPAL.fullmatch(sub):
-        raise ValueError(f"{sub!r:.100} is no principal: 1 to 64 of a-z, 0-9, dot, underscore, @ and hyphen")
-    given = list(dict.fromkeys(roles))
-    unknown = sorted(set(given) - KNOWN_ROLES)
-    if unknown or not given:
-        raise ValueError(f"roles are {', '.join(sorted(KNOWN_ROLES))}" + (f"; not {unknown[0]!r}" if unknown else ""))
-    if not 0 < ttl_s <= 366 * 86400:
-        raise ValueError("a token is valid for more than 0 seconds and at most a year")
-    issued = int(time.time() if now is None else now)
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "roles": given, "iat": issued, "exp": issued + int(ttl_s)}
-    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def check_token(secret: str, token: str) -> Principal:

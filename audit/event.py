@@ -64,6 +64,8 @@ KINDS: Final[dict[str, Kind]] = {
     "auth_denied": Kind("Requests without a valid token or role, counted."),
     "alert": Kind("An alarm of the running system: raised, with a reason and figures, or cleared again."),
     "log_recovered": Kind("A torn tail of the log was put aside and cut off."),
+    "run_started": Kind("A load run began."),
+    "run_finished": Kind("A load run is over, or was found dead; the event says how it ended."),
 }
 
 

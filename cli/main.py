@@ -22,6 +22,7 @@ from cli import (
     doctor,
     evidence,
     keys,
+    load,
     mcp,
     processes,
     tasks,
@@ -89,6 +90,7 @@ for part in (
     keys,
     audit_log,
     evidence,
+    load,
     webhook,
     doctor,
 ):

@@ -17,7 +17,7 @@ from audit.mac import MacKey
 from audit.stamp import Clock
 from flows.backfill import redelivery_requested
 from flows.github import Failed, Hook, HookDelivery
-from ssot import alarms, intents
+from ssot import alarms, intents, runs
 from ssot.ingest import github, telegram, xcode
 from ssot.ingest.delivery import Delivery
 from ssot.rules import Policy
@@ -155,6 +155,21 @@ class _Scene:
         self._store.note(
             alarms.draft("low_disk", "raised", "400 MiB are free", {"free_bytes": 419430400}, "kircerta/api")
         )
+        self._load_run()
+
+    def _load_run(self) -> None:
+        bounds = (runs.Bound(expression="read_p95<200", value=38.2, ok=True),)
+        record = runs.RunRecord(
+            run_id="soak-20261101T080000Z-0f3a9c",
+            kind="soak",
+            started_at=_rfc3339(self._time.now),
+            config={},
+            machine={},
+            versions={},
+            thresholds=bounds,
+        )
+        self._store.note(runs.started(record))
+        self._store.note(runs.finished(record.model_copy(update={"state": "finished", "outcome": "pass"})))
 
     def deliveries(self) -> None:
         """What comes from outside: an issue, its newer and an older version, a comment, builds, chat messages."""

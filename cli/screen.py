@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,6 +109,16 @@ def progress(what: str) -> Iterator[Progress]:
         teller.end()
 
 
+@contextmanager
+def live() -> Iterator[Callable[[str], None]]:
+    """Shows a line on stderr that changes as things go on."""
+    teller = _Teller("")
+    try:
+        yield teller.show
+    finally:
+        teller.end()
+
+
 class _Teller:
     """One line that is written over on a terminal; elsewhere a line now and then."""
 
@@ -118,12 +129,16 @@ class _Teller:
         self._told = False
 
     def tell(self, done: int, total: int | None) -> None:
+        self.show(f"{self._what}: {done:,}" + (f" of {total:,}" if total else ""))
+
+    def show(self, line: str) -> None:
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + (_TERMINAL_EVERY_S if self._terminal else _LINES_EVERY_S)
         self._told = True
-        line = f"{self._what}: {done:,}" + (f" of {total:,}" if total else "")
+        if self._terminal:
+            line = line[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
         sys.stderr.flush()
 

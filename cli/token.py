@@ -29,7 +29,7 @@ def token(
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
     """Print a token, and nothing else."""
-    from api.auth import make_token
+    from ssot.tokens import make_token
 
     given = workspace.settings()
     if given.jwt_secret is None:

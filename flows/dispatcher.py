@@ -34,6 +34,7 @@ from flows.workspace import Workspace, home_tag
 from ssot.claims import is_claimed, remove_stale
 from ssot.inbox import Inbox
 from ssot.presence import Presence, become_dispatcher
+from ssot.runs import is_load_task
 from ssot.settings import Settings
 from ssot.watch import Watcher
 
@@ -211,6 +212,8 @@ class Dispatcher:
 
     def _is_wanted_again(self, task_id: str) -> bool:
         """Whether a rejection asks for another attempt: at the gate it does; declining a task does not."""
+        if is_load_task(task_id):  # a load run looks after its own tasks
+            return False
         task = self.workspace.store.task(task_id)
         attempt = task.current
         return not task.locked and attempt is not None and attempt.verdict is not None and attempt.dispatch is not None

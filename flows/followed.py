@@ -13,6 +13,7 @@ import orjson
 
 from audit.event import Event
 from audit.files import StorageFailed, replace_file
+from ssot.runs import is_load_task
 
 What = Literal["closing", "arrival", "build"]
 _WHAT: Final[dict[str, What]] = {
@@ -35,7 +36,7 @@ class Due:
 class Followed:
     """A position in the log, and what events behind it still ask for.
 
-    A new workspace begins at its end. A crash between a run's end and this file's write does that once more: a closing
+    A load run looks after its own tasks. A new workspace begins at its end. A crash between a run's end and this file's write does that once more: a closing
     page gets another version; a task that is dispatched already is left alone. Safe to use from several threads.
     """
 
@@ -53,7 +54,7 @@ class Followed:
         what = _WHAT.get(event.type)
         with self._guard:
             self._seen = event.seq
-            if what is not None and event.subject is not None:
+            if what is not None and event.subject is not None and not is_load_task(event.subject):
                 self._due[event.seq] = Due(event.seq, what, event.subject)
 
     def due(self, *wanted: What) -> list[Due]:

@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     alarm_log_bytes: int = Field(
         64 * 1048576, gt=0, description="An alarm is raised when the log grows by more bytes than this in a minute."
     )
+    load_thresholds: str = Field(
+        "read_p95<200,write_p95<500,read_error_rate<0.01,write_error_rate<0.01,stream_silence_max<5,stream_gaps<1,"
+        "stream_repeats<1,alarms_missing<1,lost_decisions<1,flood_accepted<1,chaos_problems<1",
+        description="What a load run must hold, where it measures it; `kircerta load … --threshold` replaces one.",
+    )
     segment_bytes: int = Field(
         SEGMENT_BYTES, ge=65536, description="A segment of the log is closed when it has this size."
     )

@@ -15,6 +15,7 @@ from audit.files import Signature
 from audit.stamp import seconds_of
 from ssot.alarms import Raised
 from ssot.rules import Signs
+from ssot.runs import is_load_task
 from ssot.states import OPEN, Stage, stage_of
 from ssot.task import Source, Status, Task
 
@@ -125,7 +126,12 @@ def summary_bytes(task: Task, stage: Stage) -> bytes:
 
 
 def is_dispatchable(task: Task) -> bool:
-    """Whether `dispatch_pending` may take the task: imported items that are finished or drafts are passed by."""
+    """Whether `dispatch_pending` may take the task.
+
+    Imported items that are finished or drafts are passed by, and what a load run made for itself.
+    """
+    if is_load_task(task.task_id):
+        return False
     imported = task.metadata.get("import")
     return not (isinstance(imported, dict) and (imported.get("finished") or imported.get("draft")))
 
