@@ -100,6 +100,7 @@ class Generator:
         timeout = aiohttp.ClientTimeout(total=REQUEST_S, sock_connect=5)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
             await self._calibrate(session)
+            self.recorder.flush()  # the first time loads a library: not in the midst of the run
             opened = await self.streams.open(session, self._headers, CONNECT_S)
             tell(ready=True, streams_open=opened)
             try:

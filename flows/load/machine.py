@@ -108,19 +108,18 @@ def foreign_share(before: Glance, now: Glance, ours: set[int]) -> float:
     return max(0.0, now.busy - before.busy - own + now.stolen - before.stolen) / total
 
 
-def others(before: Glance, now: Glance, ours: set[int], most: int = 5) -> list[dict[str, Any]]:
-    """Whose processes used most of the machine meanwhile, by name."""
+def used_by_others(before: Glance, now: Glance, ours: set[int]) -> Counter[str]:
+    """The ticks that others used between two moments, by the name of their program."""
     used: Counter[str] = Counter()
     for pid, one in now.processes.items():
-        if pid not in ours:
-            used[one.name] += _used(before, now, pid)
-    total = max(1, now.total - before.total)
-    return [{"name": name, "cpu_share": round(n / total, 4)} for name, n in used.most_common(most) if n]
+        if pid not in ours and (ticks := _used(before, now, pid)) > 0:
+            used[one.name] += ticks
+    return used
 
 
 def _used(before: Glance, now: Glance, pid: int) -> int:
     then, since = before.processes.get(pid), now.processes.get(pid)
-    if since is None:
+    if since is None or (then is not None and then.name != since.name):
         return 0
     return since.ticks - (then.ticks if then is not None else 0)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.load import place, thresholds
-from flows.load.chaos import Playground
+from flows.load.chaos import Chaos, Playground
 from flows.load.plan import plan_for
 from flows.load.session import Asked, run
 from ssot.runs import Kind, RunRecord
@@ -49,4 +49,6 @@ def carry_out(settings: Settings, wanted: Asked, *, own_server: bool = False) ->
             playground.prepare(wanted)
             return run(playground.settings, wanted, records=settings)
     wanted.token = place.token_for(settings, wanted.plan.duration_s)
+    if wanted.plan.kind == "chaos":
+        wanted.trouble = Chaos(settings, wanted.plan, None)
     return run(settings, wanted)

@@ -311,7 +311,7 @@ class _Run:
             "alarms": alarms,
             "chaos": trouble,
             "not_shown": tuple(self._not_shown(trouble, watch)),
-            "machine": {**self.record.machine, "others": watch.others},
+            "machine": {**self.record.machine, "others": watch.others()},
         }
         self._finish(update)
 

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,29 +30,32 @@ class Watch:
 
     def __init__(self, home: Path, base_url: str, generator_pid: int, now_us: Callable[[], int], token: str) -> None:
         self.rows: list[tuple[int, str, float]] = []
-        self.others: list[dict[str, Any]] = []
         self._home = home
         self._parts = urlsplit(base_url)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._generator = generator_pid
         self._now_us = now_us
         self._before: Glance | None = None
-        self._first: Glance | None = None
+        self._used: Counter[str] = Counter()
+        self._ticks = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load-watch", daemon=True)
         self.server_pid = machine.listener(self._parts.port or 80)
 
     def start(self) -> None:
-        self._before = self._first = machine.glance()
+        self._before = machine.glance()
         self._thread.start()
 
     def stop(self) -> None:
-        """Look once more and end. What others did meanwhile is in `others`."""
+        """End."""
         self._over.set()
-        self._thread.join(_TIMEOUT_S + 1)
-        last = machine.glance()
-        if self._first is not None and last is not None:
-            self.others = machine.others(self._first, last, self._ours(last))
+        if self._thread.ident is not None:
+            self._thread.join(_TIMEOUT_S + 1)
+
+    def others(self, most: int = 5) -> list[dict[str, Any]]:
+        """Whose processes used most of the machine meanwhile, by name."""
+        shares = ((name, ticks / max(1, self._ticks)) for name, ticks in self._used.most_common(most))
+        return [{"name": name, "cpu_share": round(share, 4)} for name, share in shares]
 
     def note(self, name: str, value: float | None) -> None:
         """One value, now."""
@@ -86,7 +90,10 @@ class Watch:
             self.note("rss_bytes", machine.resident_bytes(self.server_pid))
             self.note("fds", machine.open_files(self.server_pid))
         if before is not None and now.total > before.total:
-            self.note("foreign_cpu", machine.foreign_share(before, now, self._ours(now)))
+            ours = self._ours(now)
+            self.note("foreign_cpu", machine.foreign_share(before, now, ours))
+            self._used.update(machine.used_by_others(before, now, ours))
+            self._ticks += now.total - before.total
             self.note("generator_cpu", _cores(before, now, self._generator))
             if self.server_pid is not None:
                 self.note("server_cpu", _cores(before, now, self.server_pid))
