@@ -25,6 +25,7 @@ _SCHEDULED: Final[dict[str, timedelta]] = {
     "poll_telegram": timedelta(minutes=10),  # as long as a run polls: the next one goes on
     "backfill_github": timedelta(minutes=10),
     "sign_head": timedelta(minutes=1),
+    "soak": timedelta(weeks=1),
 }
 _TAGS: Final[dict[str, str]] = {
     "dispatch_task": "dispatch",
@@ -36,6 +37,10 @@ _TAGS: Final[dict[str, str]] = {
     "backfill_github": "ingest",
     "drain_inbox": "ingest",
     "sign_head": "evidence",
+    "soak": "load",
+    "flood": "load",
+    "stress": "load",
+    "chaos": "load",
 }
 
 
@@ -98,11 +103,13 @@ def all_flows() -> list[Any]:
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
     from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
+    from flows.load.deployed import chaos, flood, soak, stress
     from flows.sign_head import sign_head
     from flows.watchdog import watchdog
 
     dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
-    return [*dispatching, watchdog, poll_telegram, backfill_github, drain_inbox, sign_head]
+    ingesting = [poll_telegram, backfill_github, drain_inbox]
+    return [*dispatching, watchdog, *ingesting, sign_head, soak, flood, stress, chaos]
 
 
 def serve_deployments(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from audit.event import Draft
 from audit.files import FileLock, StorageFailed, read_regular, replace_file
 from audit.stamp import rfc3339
+from ssot import alarms
 from ssot.task import Part
 
 if TYPE_CHECKING:
@@ -173,7 +174,18 @@ class Runs:
         self._write(record)
         with suppress(StorageFailed):  # the record is there: that is what counts
             self._store.note(finished(record))
+            self._tell_alarm(record)
         return record
+
+    def _tell_alarm(self, record: RunRecord) -> None:
+        """A broken threshold stands as an alarm until a run of its kind passes."""
+        alarm = f"threshold_{record.kind}"
+        stands = alarm in self._store.view.alarms
+        if record.outcome == "invalid" or stands == (record.outcome == "fail"):
+            return
+        broken = {one.expression: one.value for one in record.thresholds if not one.ok}
+        reason = f"{record.run_id} broke {', '.join(broken)}" if broken else f"{record.run_id} held all thresholds"
+        self._store.note(alarms.draft(alarm, "cleared" if stands else "raised", reason[:500], broken, ACTOR))
 
     def load(self, run_id: str) -> RunRecord:
         """One record. Raises OSError, ValueError."""
