@@ -35,6 +35,7 @@ REQUEST_S: Final = 30.0
 CONNECT_S: Final = 8.0
 CATCH_UP_S: Final = 3.0
 _TELL_S: Final = 0.5
+_CALLED_OFF: Final = -1
 _KEEP_ALIVE_S: Final = 4.0
 """Shorter than the server's: a connection that it is about to close is not used once more."""
 _LEAST_CALIBRATION, _MOST_CALIBRATION = 20.0, 1000.0
@@ -72,6 +73,7 @@ class Generator:
         self._headers = {"Authorization": f"Bearer {brief.token}"} if brief.token else {}
         self._go: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._drain: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._is_called_off = False
         self._bodies = [_body(size) for size in self.plan.flood_bytes]
 
     # ---------------------------------------------------------------------------------------------- orders
@@ -88,9 +90,10 @@ class Generator:
         if "drain" in order and not self._drain.done():
             self._drain.set_result(int(order["drain"]))
         if order.get("stop"):
+            self._is_called_off = True
             self.timeline.end_us = min(self.timeline.end_us, self.timeline.now())
             if not self._go.done():
-                self._go.cancel()
+                self._go.set_result(_CALLED_OFF)
 
     # ------------------------------------------------------------------------------------------------- run
 
@@ -103,10 +106,9 @@ class Generator:
             self.recorder.flush()  # the first time loads a library: not in the midst of the run
             opened = await self.streams.open(session, self._headers, CONNECT_S)
             tell(ready=True, streams_open=opened)
-            try:
-                windows = self.timeline.set(await self._go, self.plan.windows)
-            except asyncio.CancelledError:  # called off before it began
-                windows = []
+            begin_us = await self._go
+            called_off = self._is_called_off or begin_us == _CALLED_OFF
+            windows = self.timeline.set(begin_us, self.plan.windows) if not called_off else []
             try:
                 await self._send_all(session, windows)
                 missing = await self.streams.drain(await self._drain, CATCH_UP_S)
@@ -335,17 +337,19 @@ async def _main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     generator = Generator(Brief.model_validate_json(await reader.readline()))
     running = asyncio.create_task(generator.run())
+    listening = asyncio.create_task(_listen(reader, generator))
+    await asyncio.wait({running, listening}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (running, listening):
+        task.cancel()
+    for found in await asyncio.gather(running, listening, return_exceptions=True):
+        if isinstance(found, Exception):
+            raise found
 
-    async def listen() -> None:
-        while line := await reader.readline():
-            generator.obey(orjson.loads(line))
-        running.cancel()  # whoever started us is gone: nobody would read what we find
 
-    listening = asyncio.create_task(listen())
-    try:
-        await running
-    finally:
-        listening.cancel()
+async def _listen(reader: asyncio.StreamReader, generator: Generator) -> None:
+    """Until stdin ends: then whoever started us is gone, and nobody would read what we find."""
+    while line := await reader.readline():
+        generator.obey(orjson.loads(line))
 
 
 if __name__ == "__main__":

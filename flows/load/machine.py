@@ -73,11 +73,17 @@ def cores() -> int:
 def processes() -> dict[int, Running]:
     """Every process that can be seen."""
     found = {}
-    for entry in os.scandir(_PROC) if _PROC.is_dir() else ():
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                found[int(entry.name)] = _running(Path(entry.path))
+    for pid in _pids():
+        with suppress(OSError, ValueError, IndexError):
+            found[pid] = _running(_PROC / str(pid))
     return found
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+    except OSError:
+        return []
 
 
 def _running(folder: Path) -> Running:
@@ -135,7 +141,7 @@ def resident_bytes(pid: int) -> int | None:
 def open_files(pid: int) -> int | None:
     """How many descriptors a process has open."""
     with suppress(OSError):
-        return sum(1 for _ in os.scandir(_PROC / str(pid) / "fd"))
+        return len(os.listdir(_PROC / str(pid) / "fd"))
     return None
 
 
@@ -144,11 +150,11 @@ def listener(port: int) -> int | None:
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     if not sockets:
         return None
-    for entry in os.scandir(_PROC):
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if any(os.readlink(fd.path) in sockets for fd in os.scandir(f"{entry.path}/fd")):
-                    return int(entry.name)
+    for pid in _pids():
+        folder = _PROC / str(pid) / "fd"
+        with suppress(OSError):
+            if any(os.readlink(folder / name) in sockets for name in os.listdir(folder)):
+                return pid
     return None
 
 

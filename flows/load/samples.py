@@ -82,6 +82,9 @@ class Recorder:
         self._begin()
 
     def close(self) -> None:
+        """Write the end. A second time changes nothing."""
+        if self._file.closed:
+            return
         self.flush()
         self._writer.close()
         self._file.close()

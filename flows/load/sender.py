@@ -33,6 +33,8 @@ class Told:
     failed: list[str] = field(default_factory=list)
     acked: list[tuple[str, str, int]] = field(default_factory=list)
     lags: list[tuple[int, float]] = field(default_factory=list)
+    silent: bool = False
+    """Nothing more will come."""
 
 
 class Sender:
@@ -74,9 +76,9 @@ class Sender:
     def wait(self, what: str, timeout_s: float) -> bool:
         """Wait until it told `ready`, `sent` or `over`. Raises GeneratorDied."""
         with self._news:
-            self._news.wait_for(lambda: bool(getattr(self._told, what)) or not self._thread.is_alive(), timeout_s)
-            there = bool(getattr(self._told, what))
-        if not there and (self.process.poll() is not None or not self._thread.is_alive()):
+            self._news.wait_for(lambda: bool(getattr(self._told, what)) or self._told.silent, timeout_s)
+            there, silent = bool(getattr(self._told, what)), self._told.silent
+        if silent and not there:
             raise GeneratorDied(f"the load generator ended too early: {self._last_words()}")
         return there
 
@@ -119,6 +121,7 @@ class Sender:
                 self._take(orjson.loads(line))
                 self._news.notify_all()
         with self._news:
+            self._told.silent = True
             self._news.notify_all()
 
     def _take(self, said: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Claims about load runs: what they send, measure and judge."""
