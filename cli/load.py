@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli import workspace
-from cli.failures import INTERRUPTED, WrongUse
+from cli.failures import INTERRUPTED, Failure, WrongUse
 from cli.screen import Json, live, put_json, put_table, say
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ Closed = Annotated[
     bool,
     typer.Option("--closed", help="Closed loop: each client sends again when it has its answer. Hides stalls."),
 ]
+
+
+class Invalid(Failure):
+    """The run itself broke: nothing was passed or failed."""
+
+    code = EXIT_CODES["invalid"]
 
 
 def add_to(parent: typer.Typer) -> None:
@@ -195,6 +201,7 @@ def _run(
     from flows.load import runs
     from flows.load.place import NotHere
     from flows.load.plan import seconds_of
+    from flows.load.sender import GeneratorDied
 
     given = workspace.settings()
     wishes["duration_s"] = _or_wrong_use(seconds_of, duration) if duration is not None else None
@@ -205,6 +212,8 @@ def _run(
             record = runs.carry_out(given, asked, own_server=kind == "chaos" and base_url is None)
     except NotHere as error:
         raise WrongUse(str(error)) from None
+    except (GeneratorDied, TimeoutError) as error:
+        raise Invalid(str(error)) from None
     put_json(record.model_dump_json(by_alias=True).encode()) if json else _tell(record, given)
     raise typer.Exit(INTERRUPTED if record.interrupted else EXIT_CODES[record.outcome or "invalid"])
 

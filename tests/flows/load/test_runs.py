@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit.log import verify
-from flows.load import prepare
+from flows.load import machine, prepare
 from flows.load.place import NotHere
 from flows.load.runs import carry_out
+from flows.load.sender import GeneratorDied
+from flows.load.session import Progress
 from ssot import replay
 from ssot.intents import Create
 from ssot.runs import RunRecord, Runs
@@ -104,6 +106,30 @@ def test_a_run_that_is_called_off_keeps_what_it_has(loaded: Loaded) -> None:
     assert 40 <= record.results["read"].count < 200
     assert record.results["read"].errors == 0
     assert record.measures["lasted_s"] < 5
+
+
+def test_a_run_whose_generator_dies_is_neither_passed_nor_failed_and_keeps_its_samples(loaded: Loaded) -> None:
+    wanted = loaded.asked("soak", 60.0, **SMALL)
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.done_s > 1.0 and not killed:
+            children = [pid for pid, one in machine.processes().items() if one.parent == os.getpid()]
+            killed.extend(
+                pid for pid in children if b"flows.load.generator" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            )
+            os.kill(killed[0], signal.SIGKILL)
+
+    wanted.show = kill
+    with pytest.raises(GeneratorDied):
+        carry_out(loaded.settings, wanted)
+    store = stored(loaded)
+    (record,) = Runs(store).all()
+    assert (record.state, record.outcome) == ("finished", "invalid")
+    assert record.problem is not None
+    assert pq.read_table(Runs(store).path(record.run_id) / "samples.parquet").num_rows > 20
+    assert not store.pending()
+    store.close()
 
 
 def test_a_flood_is_refused_and_reads_are_measured_around_it(loaded: Loaded) -> None:
