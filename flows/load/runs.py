@@ -9,6 +9,7 @@ from flows.load import place, thresholds
 from flows.load.chaos import Chaos, Playground
 from flows.load.plan import plan_for
 from flows.load.session import Asked, run
+from flows.load.thresholds import BadExpression
 from ssot.runs import Kind, RunRecord
 from ssot.settings import Settings
 
@@ -27,7 +28,10 @@ def asked(
     """
     plan = plan_for(kind, base_url or settings.api_url, **wishes)
     known = thresholds.catalogue()
-    usual = thresholds.parse_list(settings.load_thresholds, known)
+    try:
+        usual = thresholds.parse_list(settings.load_thresholds, known)
+    except BadExpression as error:
+        raise BadExpression(f"KIRCERTA_LOAD_THRESHOLDS: {error}") from None
     is_measured = thresholds.measured_by(plan)
     wished = tuple(thresholds.parse(one, known) for one in given)
     guarded = thresholds.parse_list(",".join(thresholds.DEFAULT_GATES), thresholds.GATES)

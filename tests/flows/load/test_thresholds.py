@@ -78,6 +78,11 @@ def test_a_wished_threshold_counts_even_where_nothing_measures_it() -> None:
     assert "write_p95<1" in [str(one) for one in found.thresholds]
 
 
+def test_a_setting_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(BadExpression, match="KIRCERTA_LOAD_THRESHOLDS: reed_p95 is not measured"):
+        asked(Settings(_env_file=None, load_thresholds="reed_p95<1"), "soak", None, {})
+
+
 def test_a_run_without_streams_is_not_judged_by_streams() -> None:
     plan = plan_for("soak", "http://127.0.0.1:1", streams=0)
     assert not thresholds.measured_by(plan)("stream_gaps")
