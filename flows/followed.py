@@ -36,8 +36,9 @@ class Due:
 class Followed:
     """A position in the log, and what events behind it still ask for.
 
-    A load run looks after its own tasks. A new workspace begins at its end. A crash between a run's end and this file's write does that once more: a closing
-    page gets another version; a task that is dispatched already is left alone. Safe to use from several threads.
+    A new workspace begins at its end. A crash between a run's end and this file's write does that once more: a closing
+    page gets another version; a task that is dispatched already is left alone. A load run looks after its own tasks:
+    they ask for nothing here. Safe to use from several threads.
     """
 
     def __init__(self, home: Path, last_seq: int) -> None:

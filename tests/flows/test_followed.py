@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,10 @@ def test_what_was_due_at_a_crash_is_met_again_by_the_next_one(home: Path) -> Non
 def test_a_log_that_is_shorter_than_the_position_is_followed_from_its_end(home: Path) -> None:
     Followed(home, 100)
     assert Followed(home, 3).seq == 3
+
+
+def test_a_load_run_s_own_tasks_ask_for_nothing(home: Path) -> None:
+    followed = Followed(home, 0)
+    for seq, kind in enumerate(("task_created", "task_approved"), 1):
+        followed.take_in(replace(event(seq, kind), subject="load-soak-20261101T080000Z-0f3a9c-1"))
+    assert followed.due("arrival", "closing") == []
