@@ -59,6 +59,16 @@ class Refusal:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+class Refused(Exception):
+    """The rules said no. Ask differently; the refusal is in the log where that is worth knowing."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.detail)
+        self.code = refusal.code
+        self.detail = refusal.detail
+        self.facts = refusal.facts
+
+
 @dataclass(frozen=True, slots=True)
 class Ruling:
     """The events that follow from an intent; with a refusal they record it and what it revealed."""

@@ -11,7 +11,8 @@ from typing import Final
 from audit.event import Corrupt
 from audit.files import Busy, StorageFailed
 from audit.watch import POLL_S, Doorbell
-from ssot.store import SETTLE_S, Store
+from ssot.reconcile import SETTLE_S
+from ssot.store import Store
 
 CHECKPOINT_EVERY: Final = 20_000
 """Events after which the private checkpoint is written again."""
