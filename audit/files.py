@@ -1,4 +1,4 @@
-"""Durable files: the workspace lock, the durable append, the atomic replace. The only fsync and the only rename."""
+"""Durable files: the workspace lock, the durable append, the atomic replace. The only fsync."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class SyncFailed(StorageFailed):
 
 class NotRegular(Exception):
     """A symlink, FIFO, socket, device or folder where a regular file should be, or a file over 8 MiB."""
+
+
+FilePath = Path | str
+"""Where a path is made for each commit it is a text: joining paths costs as much as the system call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,7 @@ def sync_filesystem(folder: Path) -> None:
 # ------------------------------------------------------------------------------------- read, replace
 
 
-def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Signature]:
+def read_regular(path: FilePath, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Signature]:
     """The bytes and signature of a regular file.
 
     Never blocks on a FIFO and never follows a symlink. Raises FileNotFoundError; NotRegular.
@@ -269,25 +273,25 @@ def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Signat
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
-            raise NotRegular(f"{path.name} is not a regular file") from None
+            raise NotRegular(f"{os.path.basename(path)} is not a regular file") from None
         raise
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
-            raise NotRegular(f"{path.name} is not a regular file")
+            raise NotRegular(f"{os.path.basename(path)} is not a regular file")
         if before.st_size > limit:
-            raise NotRegular(f"{path.name} has {before.st_size} bytes, more than {limit}")
+            raise NotRegular(f"{os.path.basename(path)} has {before.st_size} bytes, more than {limit}")
         data = os.read(fd, before.st_size + 1)
         while chunk := os.read(fd, _READ_BYTES):  # it grows, or a read gave less than it could
             data += chunk
             if len(data) > limit:
-                raise NotRegular(f"{path.name} has more than {limit} bytes")
+                raise NotRegular(f"{os.path.basename(path)} has more than {limit} bytes")
         return data, Signature.of(before)
     finally:
         os.close(fd)
 
 
-def write_new(path: Path, data: bytes, *, sync: bool, mode: int = 0o644) -> Signature:
+def write_new(path: FilePath, data: bytes, *, sync: bool, mode: int = 0o644) -> Signature:
     """Create a file that must not exist yet."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
@@ -296,13 +300,30 @@ def write_new(path: Path, data: bytes, *, sync: bool, mode: int = 0o644) -> Sign
             try:
                 os.fsync(fd)
             except OSError as error:
-                raise SyncFailed(f"{path.name} could not be synced ({error.strerror})") from None
+                raise SyncFailed(f"{os.path.basename(path)} could not be synced ({error.strerror})") from None
         return Signature.of(os.fstat(fd))
     finally:
         os.close(fd)
 
 
-def swap_in(temporary: Path, target: Path) -> bool:
+def fill(path: FilePath, data: bytes) -> Signature:
+    """Write into an empty file that nobody else knows of."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        _write_all(fd, data, 0)
+        return Signature.of(os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def remove(path: FilePath) -> None:
+    """Remove a file that may be gone already; a folder in its place stays."""
+    with suppress(OSError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+
+
+def swap_in(temporary: FilePath, target: FilePath) -> bool:
     """Put `temporary` in the place of `target`, atomically.
 
     Where the kernel can exchange names, what stood at `target` afterwards stands at `temporary`, and the answer is
@@ -310,9 +331,11 @@ def swap_in(temporary: Path, target: Path) -> bool:
     there before, or it is gone (systems without the exchange).
     """
     if _renameat2 is not None:
+        if _renameat2(temporary, target, _RENAME_EXCHANGE):
+            return True
         if _renameat2(temporary, target, _RENAME_NOREPLACE):
             return False
-        if _renameat2(temporary, target, _RENAME_EXCHANGE):
+        if _renameat2(temporary, target, _RENAME_EXCHANGE):  # it was made in between
             return True
     os.rename(temporary, target)
     return False
@@ -395,13 +418,13 @@ def _load_libc() -> ctypes.CDLL | None:
 _LIBC: Final = _load_libc()
 
 
-def _find_renameat2() -> Callable[[Path, Path, int], bool] | None:
+def _find_renameat2() -> Callable[[FilePath, FilePath, int], bool] | None:
     function = getattr(_LIBC, "renameat2", None)
     if function is None:
         return None
     function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 
-    def renameat2(old: Path, new: Path, flags: int) -> bool:
+    def renameat2(old: FilePath, new: FilePath, flags: int) -> bool:
         """True when it was done; False when the names' state or the file system does not allow it."""
         if function(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) == 0:
             return True

@@ -139,6 +139,7 @@ class LogReader:
 
     def __init__(self, folder: Path, place: Place | None = None, offset: int = 0, inode: int = 0) -> None:
         self.folder = folder
+        self._active = str(folder / ACTIVE)
         self.place = place or Place()
         self.offset = offset
         self.inode = inode
@@ -185,10 +186,14 @@ class LogReader:
     def is_current(self) -> bool:
         """Whether everything in the log was taken in: one `stat`, about a microsecond."""
         try:
-            status = os.stat(self.folder / ACTIVE)
+            status = os.stat(self._active)
         except FileNotFoundError:
             return self._fd < 0 or self.inode == 0
         return status.st_ino == self.inode and status.st_size == self.offset + self._torn
+
+    def is_at_end(self) -> bool:
+        """Whether everything was taken in, and its last line is whole."""
+        return self._torn == 0 and self._fd >= 0 and self.is_current()
 
     @property
     def end(self) -> tuple[int, int]:
@@ -225,7 +230,7 @@ class LogReader:
         if size == self.offset:
             self._torn = 0
             return False
-        data = os.pread(self._fd, _CHUNK, self.offset)
+        data = os.pread(self._fd, min(size - self.offset, _CHUNK), self.offset)
         whole = data.rfind(b"\n") + 1
         if whole == 0:
             rest = data if len(data) < _CHUNK else self.torn_bytes
@@ -260,7 +265,7 @@ class LogReader:
     def _ended(self) -> bool:
         """Whether the file being read is no longer the active one."""
         try:
-            return os.stat(self.folder / ACTIVE).st_ino != self.inode
+            return os.stat(self._active).st_ino != self.inode
         except FileNotFoundError:
             return True
 
@@ -463,7 +468,7 @@ class Transaction:
         self._log = log
         self._reader = reader
         self._lock_fd = lock_fd
-        self._marker = Marker.load(lock_fd)
+        self._marker = self._found = Marker.load(lock_fd)
         self.stamp: Stamp = Stamp("", log.clock.new_id)
 
     @property
@@ -475,16 +480,16 @@ class Transaction:
     def mark_applied(self) -> None:
         """Every event so far shows in its task file."""
         self._marker = replace(self._marker, boot=BOOT, applied=self._reader.place.seq)
-        self._marker.store(self._lock_fd)
 
-    def begin(self, take_in: Callable[[list[Event]], None]) -> None:
+    def begin(self, take_in: Callable[[list[Event]], object]) -> None:
         """Catch up with the others, put a torn tail aside, make sure that what was read is durable.
 
         What was read is handed to `take_in` before anything that can fail: the reader and its owner stay together.
         """
-        news = self._reader.read()
-        take_in(news)
-        torn = self._reader.torn_bytes
+        torn = b""
+        if not self._reader.is_at_end():
+            take_in(self._reader.read())
+            torn = self._reader.torn_bytes
         self.stamp = self._log.clock.stamp(self._reader.place.time)
         if torn:
             take_in(self._set_aside(torn))
@@ -501,7 +506,7 @@ class Transaction:
 
     def _sync(self) -> None:
         self._reader.sync()
-        self._remember_synced()
+        self._note_synced()
 
     def _set_aside(self, torn: bytes) -> list[Event]:
         """A tail without newline was never acknowledged: keep a copy, cut it off, and say so in the log."""
@@ -567,17 +572,21 @@ class Transaction:
             os.close(fd)
         for event in sealed:
             reader.advance(event)
-        self._remember_synced()
+        self._note_synced()  # written down at the end: who dies before that costs the next one a sync
         return sealed
 
-    def _remember_synced(self) -> None:
+    def _note_synced(self) -> None:
         self._marker = replace(
             self._marker if self._marker.boot == BOOT else Marker(),
             boot=BOOT,
             inode=self._reader.inode,
             synced=self._reader.offset,
         )
-        self._marker.store(self._lock_fd)
+
+    def end(self) -> None:
+        """Leave behind what the next holder of the lock may rely on."""
+        if self._marker is not self._found:
+            self._marker.store(self._lock_fd)
 
 
 def seal(event: Event) -> Event:
@@ -606,6 +615,7 @@ class AuditLog:
         self.source = source
         self.clock = clock or Clock()
         self.segment_bytes = segment_bytes
+        self._active = folder / ACTIVE
         self._lock = FileLock(folder / ".lock")
         self._poisoned: StorageFailed | None = None
 
@@ -622,15 +632,18 @@ class AuditLog:
         """
         self.check_healthy()
         with self._lock.hold(timeout, meanwhile) as fd:
+            transaction = Transaction(self, reader, fd)
             try:
-                yield Transaction(self, reader, fd)
+                yield transaction
             except SyncFailed as error:
                 self._poisoned = self._poisoned or error
                 raise
+            finally:
+                transaction.end()
 
     def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
         """The active file's descriptor for writing; made, or begun anew when it is full, with its name durable."""
-        path = self.folder / ACTIVE
+        path = self._active
         try:
             if rotate_at is not None and reader is not None and reader.offset >= rotate_at:
                 self._rotate(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,15 +16,14 @@ import orjson
 from audit import files
 from audit import log as audit_log
 from audit.event import KINDS, Corrupt, Event
-from audit.files import NotRegular
+from audit.files import NotRegular, Signature
 from audit.log import LogReader, Rewound
 from ssot import alarms, rules
 from ssot.blobs import Blobs
-from ssot.decided import check_decided
+from ssot.decided import WHOLE, check_decided
 from ssot.ingest import delivery as deliveries
 from ssot.rules import Refusal, Refused
 from ssot.task import (
-    Invalid,
     Task,
     document_bytes,
     document_digest,
@@ -34,6 +34,8 @@ from ssot.task import (
 from ssot.view import Entry, HeldFile, OpenAttempt, Query, View
 
 _KEPT_TASKS: Final = 200
+_KEPT_EVENTS: Final = 4096
+_LOOKS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +48,39 @@ class Planned:
 
 
 @dataclass(slots=True)
-class _Ahead:
-    """A task as its file shows it, and the last of its events that was passed by on the way there."""
+class _News:
+    """What the log tells of a task that the view does not show yet: the last event that changed it, and what it names.
 
-    task: Task
-    document: bytes
-    passed: Event | None = None
+    `events` are all that changed it since, None once they are too many to be kept; `signs` are the signs of life
+    among them.
+    """
+
+    seq: int = 0
+    type: str = ""
+    digest: str = ""
+    events: list[Event] | None = field(default_factory=list)
     signs: dict[str, Event] = field(default_factory=dict)
 
 
 class Known:
     """The tasks of one workspace as one process has taken them in. Thread-safe.
 
+    What others did to a task is news until somebody asks for the task: then its file usually shows the outcome, and
+    the log says by its digest that this is it. Only a file that shows something else sends us to the events.
+
     Args:
         home: the workspace.
+
+    Attributes:
+        view: all tasks, as they stood at the last `refresh`, and newer where this process asked or wrote since.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.tasks_folder = home / "ssot" / "tasks"
         self.audit_folder = home / "audit"
+        self._tasks_prefix = f"{self.tasks_folder}/"
+        self._active = str(self.audit_folder / audit_log.ACTIVE)
         self.private_folder = home / ".kircerta"
         self.blobs = Blobs(home / "ssot" / "blobs")
         self.view = View()
@@ -75,6 +90,8 @@ class Known:
         self._broken: Corrupt | None = None
         self._astray = False  # the view took in only a part of what its reader gave
         self._checkpoint_seq = 0
+        self._news: dict[str, _News] = {}
+        self._kept_events = 0
         self._tasks: dict[str, tuple[bytes, Task]] = {}
 
     def close(self) -> None:
@@ -84,52 +101,74 @@ class Known:
     # --------------------------------------------------------------------------------------- catching up
 
     def is_current(self) -> bool:
-        """Whether everything in the log was taken in: one `stat`; safe on an event loop."""
+        """Whether everything in the log was taken in and up: one `stat`; safe on an event loop."""
+        return not self._news and self._has_read_all()
+
+    def _has_read_all(self) -> bool:
         try:
-            status = os.stat(self.audit_folder / audit_log.ACTIVE)
+            status = os.stat(self._active)
         except FileNotFoundError:
             return self._seen[0] <= 0
-        except OSError:  # `refresh` will say what it is
+        except OSError:  # reading will say what it is
             return False
         return (status.st_ino, status.st_size) == self._seen
 
     def refresh(self) -> None:
-        """Take in what others wrote. Raises Corrupt."""
-        if self._broken is None and not self._astray and self.is_current():
+        """Bring the view behind everything that others wrote. Raises Corrupt."""
+        if self._is_sound() and self.is_current():
             return
         with self._mutex, self._all_or_broken(), self._named():
             try:
-                if self._astray:
-                    raise Rewound("the view is behind its reader")
-                self._take_in(self._news())
+                self._read_on()
+                for _ in range(_LOOKS):  # a file may show what came meanwhile
+                    if not self._take_up_shown() or not self._read_on():
+                        break
+            except Rewound:
+                self._start_over()
+            self._take_up_all()
+            self._note_seen()
+
+    def _catch_up(self) -> None:
+        """Take in what others wrote, as news. Raises Corrupt."""
+        if self._is_sound() and self._has_read_all():
+            return
+        with self._mutex, self._all_or_broken(), self._named():
+            try:
+                self._read_on()
             except Rewound:
                 self._start_over()
             self._note_seen()
 
-    def _news(self) -> Iterator[Event]:
-        """What the log holds behind the reader, to its end."""
+    def _is_sound(self) -> bool:
+        return self._broken is None and not self._astray
+
+    def _read_on(self) -> bool:
+        """Take in what the log holds behind the reader, to its end. Whether there was anything."""
+        if self._astray:
+            raise Rewound("the view is behind its reader")
+        before = self._reader.place.seq
         while batch := self._reader.read(limit=4096):
-            yield from batch
+            self._take_in(batch)
+        return self._reader.place.seq > before
 
     def _start_over(self) -> None:
         """The log was replaced by another: forget everything, read it from its beginning."""
         self.view = View()
         self._tasks.clear()
+        self._news.clear()
+        self._kept_events = 0
         self._reader.restart()
         self._checkpoint_seq = 0
         self._astray = False
-        self._take_in(self._news())
+        self._read_on()
 
     def _note_seen(self) -> None:
         self._seen = self._reader.end
 
     def _take_in(self, events: Iterable[Event]) -> None:
         self._astray = True  # whatever stops this halfway: the next one begins anew
-        ahead: dict[str, _Ahead] = {}
         for event in events:
-            self._apply(event, ahead=ahead)
-        if ahead:
-            self._go_back(ahead)
+            self._apply(event)
         self._astray = False
 
     @contextmanager
@@ -151,20 +190,20 @@ class Known:
         except OSError as error:
             raise files.storage_error(error, f"the workspace {self.home}") from error
 
-    def _apply(self, event: Event, planned: Planned | None = None, *, ahead: dict[str, _Ahead] | None = None) -> None:
-        """Bring the view behind one event. `ahead`: tasks whose files already show what is still to be read."""
+    def _apply(self, event: Event, planned: Planned | None = None) -> None:
+        """Bring the view behind one event; what it makes of its task is news, if it was not planned here."""
         kind = KINDS.get(event.type)
         if kind is not None and kind.changes_task:
-            if ahead is None or not self._is_passed_by(event, ahead):
-                self._put(event, *((planned.task, planned.document) if planned else self._evolved(event)))
+            if planned is not None and planned.task is not None:
+                self._put(planned.task, planned.document, event.data["document_sha256"])
+            else:
+                self._add_news(event)
             self.view.last_change = (event.seq, event.cursor)
             self.view.held.pop(f"{event.subject}.json", None) if event.type == "task_adopted" else None
         elif kind is None and "document_sha256" in event.data:
             raise Corrupt(f"seq {event.seq} is a {event.type}, which a newer kircerta wrote: update this one")
         elif event.type in ("heartbeat", "heartbeat_warning"):
-            if ahead and (far := ahead.get(event.subject or "")):
-                far.signs[event.type] = event
-            self.view.sign_of_life(event)
+            self._note_sign(event)
         elif event.type == "task_invalid":
             self.view.hold(event)
         elif event.type == "alert":
@@ -177,89 +216,103 @@ class Known:
         if "delivery_key" in event.data and event.type not in deliveries.REPEATS:
             self.view.remember_delivery(bytes.fromhex(event.data["delivery_key"]), event.seq)
 
-    def _put(self, event: Event, task: Task | None, document: bytes) -> None:
-        assert task is not None
-        self.view.put(task, document, event.data["document_sha256"])
+    def _put(self, task: Task, document: bytes, digest: str) -> Entry:
+        entry = self.view.put(task, document, digest)
         self._keep_parsed(document, task)
+        return entry
 
-    # While many events are read at once, a task's older versions interest nobody: its file already shows the newest,
-    # and the log says by its digest that this is it. Only a file that promises too much sends us back into the log.
+    # ---------------------------------------------------------------------------------------------- news
 
-    def _is_passed_by(self, event: Event, ahead: dict[str, _Ahead]) -> bool:
-        """Whether this event needs no evolving: the file shows its outcome, or that of a later one."""
+    def _add_news(self, event: Event) -> None:
         task_id = event.subject
         assert task_id is not None
-        far = ahead.get(task_id)
-        if far is None and task_id not in self.view.documents:
-            far = self._ahead_of(event) or self._ahead_by_now(event)
-        if far is None:
-            return False
-        far.passed = event
-        if event.seq < far.task.seq:
-            ahead[task_id] = far
-            return True
-        ahead.pop(task_id, None)
-        if (event.seq, event.data.get("document_sha256")) == (far.task.seq, document_digest(far.document)):
-            self._put(event, far.task, far.document)
+        news = self._news.get(task_id)
+        if news is None:
+            news = self._news[task_id] = _News()
+            self.view.folded[task_id.casefold()] = task_id
+        news.seq, news.type, news.digest = event.seq, event.type, str(event.data.get("document_sha256"))
+        if news.events is None:
+            return
+        news.events.append(event)
+        self._kept_events += 1
+        if self._kept_events > _KEPT_EVENTS:
+            self._kept_events -= len(news.events)
+            news.events = None
+
+    def _note_sign(self, event: Event) -> None:
+        news = self._news.get(event.subject or "")
+        if news is not None:
+            news.signs[event.type] = event
         else:
-            self._put(event, *self._rebuilt_as(event))
-        self._tell_signs(far)
-        return True
-
-    def _ahead_of(self, event: Event) -> _Ahead | None:
-        try:
-            document, _ = files.read_regular(self.path(str(event.subject)))
-            task = parse_known(document)
-        except (OSError, NotRegular, Invalid):
-            return None
-        return _Ahead(task, document) if task.task_id == event.subject and task.seq >= event.seq else None
-
-    def _ahead_by_now(self, event: Event) -> _Ahead | None:
-        """The file still showed an older version, but may be exchanged at any moment: keep that version at hand.
-
-        Where the exchange came in between, a second look at the file is far cheaper than the way through the log.
-        """
-        entry = self.view.entries.get(str(event.subject))
-        if entry is None:
-            return None
-        document = self.from_file(entry)
-        if document is None:
-            return self._ahead_of(event)
-        self.view.remember_document(entry.task_id, document)
-        return None
-
-    def _go_back(self, ahead: dict[str, _Ahead]) -> None:
-        """The log ended before the files' promises came true: take these tasks from the log after all."""
-        wanted = {task_id: far.passed.seq for task_id, far in ahead.items() if far.passed}
-        tasks = self._rebuilt_many(wanted)
-        for task_id, far in ahead.items():
-            assert far.passed is not None
-            self._put(far.passed, *self._checked(far.passed, tasks[task_id]))
-            self._tell_signs(far)
-
-    def _tell_signs(self, far: _Ahead) -> None:
-        for event in sorted(far.signs.values(), key=lambda event: event.seq):
             self.view.sign_of_life(event)
 
-    def _rebuilt_as(self, event: Event) -> tuple[Task, bytes]:
-        return self._checked(event, self._rebuilt(str(event.subject), event.seq))
+    def take_up(self, task_id: str) -> None:
+        """Bring the view behind the news of one task. Raises Corrupt."""
+        if task_id in self._news:
+            with self._mutex, self._all_or_broken(), self._named():
+                if not self._take_up_one(task_id):
+                    self._take_up_from_log([task_id])
 
-    def _checked(self, event: Event, task: Task) -> tuple[Task, bytes]:
-        document = document_bytes(task)
-        if document_digest(document) != event.data.get("document_sha256"):
-            raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) does not lead to the document it names")
-        return task, document
+    def _take_up_all(self) -> None:
+        if self._news:
+            with self._all_or_broken(), self._named():
+                self._take_up_from_log(self._take_up_shown())
 
-    def _evolved(self, event: Event) -> tuple[Task, bytes]:
-        """What an event makes of its task: computed, and compared with the digest that the event carries."""
-        assert event.subject is not None
-        try:
-            before = self.task_or_none(event.subject)
-            task = rules.evolve(before, event, self.facts(event))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Corrupt(f"seq {event.seq} ({event.type} of {event.subject}) makes no sense: {error!r:.300}") from None
-        check_decided(event, before, task)
-        return self._checked(event, task)
+    def _take_up_shown(self) -> list[str]:
+        """Take up what can be had without a way through the log. Gives the tasks that are left."""
+        return [task_id for task_id in list(self._news) if not self._take_up_one(task_id)]
+
+    def _take_up_one(self, task_id: str) -> bool:
+        news = self._news[task_id]
+        forgeable = any(event.type in WHOLE for event in news.events or ())
+        task = self._evolved(task_id, news) if forgeable else None  # a file would not show what its event brought along
+        shown = self._shown_as(task_id, news.digest) if task is None else None
+        if shown is not None:
+            document, signature, seen_ns = shown
+            entry = self._close(task_id, news, self._parsed(task_id, document), document)
+            entry.signature, entry.checked_ns = signature, seen_ns
+            return True
+        task = task or self._evolved(task_id, news)
+        if task is None:
+            return False
+        self._close(task_id, news, task, document_bytes(task))
+        return True
+
+    def _take_up_from_log(self, names: list[str]) -> None:
+        """Files that promise something else, or nothing: take these tasks from the log."""
+        tasks = self._rebuilt_many({name: self._news[name].seq for name in names})
+        for name in names:
+            self._close(name, self._news[name], tasks[name], document_bytes(tasks[name]))
+
+    def _close(self, task_id: str, news: _News, task: Task, document: bytes) -> Entry:
+        """These news are told; compared with the digest that their last event carries."""
+        if document_digest(document) != news.digest:
+            raise Corrupt(f"seq {news.seq} ({news.type} of {task_id}) does not lead to the document it names")
+        entry = self._put(task, document, news.digest)
+        del self._news[task_id]
+        self._kept_events -= len(news.events or ())
+        for event in sorted(news.signs.values(), key=lambda event: event.seq):
+            self.view.sign_of_life(event)
+        return entry
+
+    def _evolved(self, task_id: str, news: _News) -> Task | None:
+        """What the events make of the task as it stood before; None where that or some of them are not at hand."""
+        if not news.events:
+            return None
+        entry, task = self.view.entries.get(task_id), None
+        if entry is not None:
+            document = self.view.documents.get(task_id) or self.from_file(entry)
+            if document is None:
+                return None
+            task = self._parsed(task_id, document)
+        for event in news.events:
+            before = task
+            try:
+                task = rules.evolve(before, event, self.facts(event))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise Corrupt(f"seq {event.seq} ({event.type} of {task_id}) makes no sense: {error!r:.300}") from None
+            check_decided(event, before, task)
+        return task
 
     def facts(self, event: Event) -> dict[str, Any]:
         """An event's data, with what did not fit its line put back."""
@@ -273,6 +326,7 @@ class Known:
     def document(self, task_id: str) -> bytes | None:
         """The task's exact document as the log gives it; None for an unknown task."""
         with self._mutex:
+            self.take_up(task_id)
             entry = self.view.entries.get(task_id)
             if entry is None:
                 return None
@@ -283,11 +337,21 @@ class Known:
             return cached
 
     def from_file(self, entry: Entry) -> bytes | None:
+        """The document from its file, where that shows what the log says."""
+        shown = self._shown_as(entry.task_id, entry.digest)
+        if shown is None:
+            return None
+        document, entry.signature, entry.checked_ns = shown
+        return document
+
+    def _shown_as(self, task_id: str, digest: str) -> tuple[bytes, Signature, int] | None:
+        """A file's bytes, signature, and when it was looked at (ns); None where these are not the bytes asked for."""
         try:
-            data, _ = files.read_regular(self.path(entry.task_id))
+            seen_ns = time.time_ns()
+            data, signature = files.read_regular(self.path(task_id))
         except (OSError, NotRegular):
             return None
-        return data if document_digest(data) == entry.digest else None
+        return (data, signature, seen_ns) if document_digest(data) == digest else None
 
     def _rebuilt(self, task_id: str, seq: int) -> Task:
         """The task as it stood after an event, from the log alone: slow, and right."""
@@ -358,11 +422,13 @@ class Known:
     def page(self, query: Query) -> bytes:
         """One page of the list, as JSON bytes."""
         with self._mutex:
+            self._take_up_all()
             return self.view.page(query)
 
     def pending(self) -> list[str]:
         """Tasks that `dispatch_pending` takes, oldest first: never dispatched, no drafts, not finished before."""
         with self._mutex:
+            self._take_up_all()
             keys = self.view.by_group.get("pending", ())
             entries = (self.view.entries[task_id] for _, task_id in keys)
             return [entry.task_id for entry in entries if entry.stage == "new" and entry.dispatchable]
@@ -370,6 +436,7 @@ class Known:
     def open_attempts(self) -> list[OpenAttempt]:
         """All attempts under way."""
         with self._mutex:
+            self._take_up_all()
             return list(self.view.opened.values())
 
     def held_files(self) -> list[HeldFile]:
@@ -395,6 +462,7 @@ class Known:
         return audit_log.read_events(self.audit_folder, after)
 
     def at(self, task_id: str, seq: int) -> Task:
+        self.take_up(task_id)
         entry = self.view.entries.get(task_id)
         return self.task(task_id) if entry is not None and entry.seq == seq else self._rebuilt(task_id, seq)
 
@@ -410,8 +478,8 @@ class Known:
             event is not None and event.subject == task_id and event.data.get("document_sha256") == document_digest(raw)
         )
 
-    def path(self, task_id: str) -> Path:
-        return self.tasks_folder / f"{task_id}.json"
+    def path(self, task_id: str) -> str:
+        return f"{self._tasks_prefix}{task_id}.json"
 
 
 def _has_verdict(document: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from audit.stamp import Stamp
 from ssot import adopt
 from ssot.adopt import Adopted, Held, Outdated
 from ssot.known import Known
-from ssot.shown import TaskFiles, remove
+from ssot.shown import TaskFiles
 from ssot.task import TASK_ID, Task, document_digest
 
 SETTLE_S: Final = 0.3
@@ -85,10 +85,10 @@ class Reconciler:
             return True
         if self._known.from_file(entry) is None:
             return True
-        entry.signature, entry.checked_ns = Signature.of(status), time.time_ns()
         return f"{name}.json" in self._known.view.held
 
     def _examine_one(self, name: str, stamp: Stamp, found: Findings, *, quiet: bool) -> None:
+        self._known.take_up(name)
         self._shown.behind.discard(name)
         entry = self._known.view.entries.get(name)
         if entry is not None:
@@ -171,12 +171,14 @@ class Reconciler:
     def _examine_leftover(self, name: str, stamp: Stamp, found: Findings) -> None:
         """A file that a crash left aside: drop it if the log made it, else take it over as the edit that it is."""
         leftover = self._shown.temporary(name)
+        if not os.access(leftover, os.F_OK, follow_symlinks=False):
+            return
         try:
             raw, _ = files.read_regular(leftover)
         except FileNotFoundError:
             return
         except NotRegular:
-            remove(leftover)
+            files.remove(leftover)
             return
         document = self._known.document(name) or b""
         if not document.startswith(raw):  # else it is ours, whole or cut short
@@ -187,7 +189,7 @@ class Reconciler:
                 return  # it stays until the log has it
             if isinstance(judgement, Held):
                 self._shown.keep_aside(name, raw)
-        remove(leftover)
+        files.remove(leftover)
 
     def _hold(self, name: str, raw: bytes, held: Held, found: Findings) -> None:
         """Leave the file alone and say why: once for the same bytes."""

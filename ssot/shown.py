@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from audit import files
+from audit.blank import Blanks
 from audit.files import NotRegular, Signature
 from ssot.known import Known
 from ssot.task import document_digest
@@ -31,13 +31,25 @@ class TaskFiles:
 
     def __init__(self, known: Known) -> None:
         self._known = known
+        self._blanks = Blanks(known.private_folder / "blank", known.tasks_folder)
         self.behind: set[str] = set()
         self.unsettled: set[str] = set()
         self.standing: dict[str, Seen | None] = {}
 
-    def temporary(self, task_id: str) -> Path:
+    def temporary(self, task_id: str) -> str:
         """Where a version stands aside for the moment of its exchange."""
-        return self._known.tasks_folder / f".{task_id}.tmp"
+        return f"{self._known.tasks_folder}/.{task_id}.tmp"
+
+    def prepare(self) -> None:
+        """What `show` needs and need not be done under the lock."""
+        self._blanks.ready()
+
+    def clear_up(self) -> None:
+        """Remove what processes that died had prepared."""
+        self._blanks.clear_forgotten()
+
+    def close(self) -> None:
+        self._blanks.close()
 
     def show(self, task_id: str, document: bytes) -> None:
         """Write the task file; it was looked at under this lock.
@@ -48,21 +60,21 @@ class TaskFiles:
         entry = self._known.view.entries[task_id]
         entry.signature = None
         try:
-            remove(temporary)
-            written = files.write_new(temporary, document, sync=False)
+            written = self._blanks.fill(temporary, document)
             exchanged = files.swap_in(temporary, path)
         except OSError:
-            remove(temporary)
+            files.remove(temporary)
             return
         if exchanged and not self._is_what_stood(task_id, temporary):
             self._give_way(task_id, written)
             return
-        remove(temporary)
+        if exchanged:
+            self._blanks.take_back(temporary)
         entry.signature, entry.checked_ns = written, time.time_ns()
         self.standing[task_id] = (written, entry.digest, entry.checked_ns)
         self.behind.discard(task_id)
 
-    def _is_what_stood(self, task_id: str, displaced: Path) -> bool:
+    def _is_what_stood(self, task_id: str, displaced: str) -> bool:
         """Whether a displaced file is the one that was looked at, and nobody's save of this very instant."""
         seen = self.standing.get(task_id)
         if seen is None:
@@ -88,7 +100,7 @@ class TaskFiles:
         self.unsettled.add(task_id)
         with suppress(OSError):
             if not files.swap_in(temporary, path) or self._is_what_stood(task_id, temporary):
-                remove(temporary)
+                files.remove(temporary)
             else:  # and saved once more: the newest stands, the other one is examined as a leftover
                 files.swap_in(temporary, path)
         self.standing.pop(task_id)
@@ -107,11 +119,3 @@ class TaskFiles:
         if entry is None or entry.signature is None or Signature.of(status) != entry.signature:
             return False
         return entry.checked_ns - max(status.st_mtime_ns, status.st_ctime_ns) > RACY_NS
-
-
-def remove(path: Path) -> None:
-    """Remove a file that may be gone already; a folder in its place stays."""
-    with suppress(OSError):
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            return
-        os.unlink(path)

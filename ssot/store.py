@@ -26,7 +26,7 @@ from ssot.intents import Create, Intent
 from ssot.known import Known, Planned
 from ssot.reconcile import Reconciler
 from ssot.rules import Policy, Refusal, Refused, Signs
-from ssot.shown import TaskFiles, remove
+from ssot.shown import TaskFiles
 from ssot.task import TASK_ID, Task, document_bytes, document_digest, externalise
 
 __all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings"]
@@ -158,7 +158,7 @@ class Store(Known):
             Busy, StorageFailed, Corrupt: nothing was done.
         """
         _check_task_id(task_id)
-        with self._transaction(timeout) as transaction:
+        with self._transaction(timeout, [task_id]) as transaction:
             if idempotency is not None and (first := self.view.recall(idempotency.key, transaction.stamp.now)):
                 return self._repeat(first.seq, first.body, first.refused, idempotency)
             untouchable = self._reconcile([task_id], transaction, quiet=False)
@@ -252,8 +252,8 @@ class Store(Known):
         """
         if delivery.task_id is not None:
             _check_task_id(delivery.task_id)
-        with self._transaction(timeout) as transaction:
-            names = [delivery.task_id] if delivery.task_id is not None else []
+        names = [delivery.task_id] if delivery.task_id is not None else []
+        with self._transaction(timeout, names) as transaction:
             untouchable = self._reconcile(names, transaction, quiet=False)
             outcome = self._outcome(delivery, transaction)
             events = self._record([outcome.draft], transaction, hold_back=untouchable)
@@ -346,14 +346,17 @@ class Store(Known):
         return event.seq
 
     @contextmanager
-    def _transaction(self, timeout: float | None) -> Iterator[Transaction]:
+    def _transaction(self, timeout: float | None, names: Sequence[str] = ()) -> Iterator[Transaction]:
         """The workspace's lock, with this process's view brought up to date and crashed commits finished.
 
         The lock first, then the view: readers of this process never wait while another process holds the lock.
+        `names` are the tasks that it is about: what nobody changes until then need not be read under the lock.
         """
         limit = self.settings.lock_timeout_s if timeout is None else timeout
-        self.refresh()
-        with self._named(), self.log.transact(self._reader, limit, self.refresh) as transaction, self._mutex:
+        self._catch_up()
+        self._shown.prepare()
+        self._look_ahead(names)
+        with self._named(), self.log.transact(self._reader, limit, self._catch_up) as transaction, self._mutex:
             with self._all_or_broken():
                 try:
                     transaction.begin(self._take_in)
@@ -368,10 +371,17 @@ class Store(Known):
             finally:
                 self._mark_applied(transaction)
 
+    def _look_ahead(self, names: Sequence[str]) -> None:
+        with self._mutex:
+            for name in names:
+                self._reconciler.needs_a_look(name)
+                self.task_or_none(name)
+
     def _finish_others(self, transaction: Transaction) -> None:
         """Do what a process that died behind its commit point left undone: its files, and the event it owed."""
         if transaction.applied == self._reader.place.seq and not self._shown.behind:
             return
+        self._take_up_all()
         if transaction.applied < 0:  # after a reboot, or a log that was replaced: look everywhere
             names, suspects = self._reconciler.differing(), self._often_rejected()
         else:
@@ -460,8 +470,11 @@ class Store(Known):
 
     def _sealed(self, event: Event) -> Event:
         """The event with its line; values that do not fit 64 KiB move into one blob, largest first."""
+        with suppress(ValueError):
+            marked = self._marked(event)
+            return replace(marked, line=encode(marked))
         data = event.data
-        sizes = {key: len(orjson.dumps(value)) for key, value in data.items()} if _may_be_long(data) else {}
+        sizes = {key: len(orjson.dumps(value)) for key, value in data.items()}
         moved: dict[str, Any] = {}
         while sum(sizes.values()) > MAX_LINE_BYTES - _ROOM_FOR_ENVELOPE:
             largest = max(sizes, key=lambda key: sizes[key])
@@ -505,7 +518,8 @@ class Store(Known):
         """Temporary files of processes that died: under the lock nobody else is writing one."""
         with self._transaction(None) as transaction:
             for path in self.blobs.folder.glob(".*.tmp"):
-                remove(path)
+                files.remove(path)
+            self._shown.clear_up()
             self._reconcile(self._reconciler.leftovers(), transaction, quiet=True)
 
     def examine(self, names: Sequence[str]) -> None:
@@ -542,10 +556,15 @@ class Store(Known):
     def save_checkpoint(self) -> None:
         """Write the private cache that makes the next start fast. It may be removed at any time."""
         with self._mutex:
+            self._take_up_all()
             snapshot = checkpoint.take(self.view, self._reader)
         files.sync_filesystem(self.tasks_folder)  # a signature must not outlive the bytes it vouches for
         checkpoint.save(self.private_folder, snapshot)
         self._checkpoint_seq = snapshot.place.seq
+
+    def close(self) -> None:
+        super().close()
+        self._shown.close()
 
     def checkpoint_age(self) -> int:
         """How many events a start would have to read again."""
@@ -556,10 +575,6 @@ def _check_task_id(task_id: str) -> None:
     """Before a path is built from it."""
     if not TASK_ID.fullmatch(task_id):
         raise Refused(Refusal("invalid_task_id", f"{task_id[:200]!r} is no task id"))
-
-
-def _may_be_long(data: dict[str, Any]) -> bool:
-    return len(orjson.dumps(data)) > MAX_LINE_BYTES - _ROOM_FOR_ENVELOPE
 
 
 def _with_idempotency(drafts: tuple[Draft, ...], refusal: Refusal | None, key: IdempotencyKey) -> tuple[Draft, ...]:

@@ -20,6 +20,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "sync": (files, "sync_data"),
     "sync folder": (files, "sync_folder"),
     "new file": (files, "write_new"),
+    "fill": (files, "fill"),
     "exchange": (files, "swap_in"),
     "rename": (os, "rename"),
     "unlink": (os, "unlink"),

@@ -134,7 +134,7 @@ def test_what_was_acknowledged_is_there_though_its_file_was_never_written(
     tmp_path: Path, children: ForkServerContext
 ) -> None:
     """The first commit of a new workspace, too."""
-    assert run(children, dying.die, str(tmp_path), "create", "new file", 1, "before", 1 << 26) == DIED
+    assert run(children, dying.die, str(tmp_path), "create", "fill", 1, "before", 1 << 26) == DIED
     assert builders.types(tmp_path) == ["task_created"]
     assert not task_path(tmp_path, "T-1").exists()
     survive(tmp_path, rebooted=False)
