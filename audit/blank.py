@@ -6,6 +6,7 @@ in the last minutes, one by one), and would be done under the lock. A version th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -45,7 +46,7 @@ class Blanks:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._prefix = secrets.token_hex(6)
+        self._prefix = ""
         self._count = 0
         self._ready: list[str] = []
         self._resting: deque[tuple[float, str]] = deque()
@@ -67,8 +68,10 @@ class Blanks:
                 signature = files.fill(blank, data)
                 os.rename(blank, path)
                 return signature
-            except OSError:
+            except OSError as error:
                 files.remove(blank)
+                if error.errno == errno.EXDEV:  # two mounts of one device: none of them ever gets there
+                    self._looks = ()
         files.remove(path)
         return files.write_new(path, data, sync=False)
 
@@ -110,6 +113,7 @@ class Blanks:
 
     def _next(self) -> str | None:
         if self._looks is None:
+            self._prefix = secrets.token_hex(6)
             self._folder.mkdir(exist_ok=True)
             self._looks = () if _gives(self._folder) != _gives(self._beside) else self._looks_of_new()
         if not self._looks:

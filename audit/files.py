@@ -118,17 +118,19 @@ class FileLock:
             raise storage_error(error, f"the lock {self.path}") from None
 
     def _wait(self, fd: int, deadline: float, timeout: float, meanwhile: Callable[[], None]) -> None:
-        """Ask a few times, then stand in the kernel's queue: who only asks now and then may starve."""
-        pause, patient_from = 0.0001, time.monotonic() + _EAGER_S
+        """Ask a few times, then stand in the kernel's queue: who only asks now and then may starve.
+
+        Whoever asks too often, or works meanwhile, slows down the holder, whom all of them wait for.
+        """
+        pause, patient_from = 0.0003, time.monotonic() + _EAGER_S
         while (now := time.monotonic()) < patient_from:
             with suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             if now >= deadline:
                 raise Busy(self._busy(timeout))
-            meanwhile()
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.0003)
+            pause = min(pause * 1.5, 0.0006)
         if not _Queued(fd).wait(deadline, meanwhile):
             raise Busy(self._busy(timeout))
 
