@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.log import verify
-from benchmarks import Row, at_least, at_most, bulk, for_information, places
+from benchmarks import Row, at_least, at_most, bulk, places
 from ssot import intents
 from ssot.store import Store, StoreSettings
 from tests.faults import world
@@ -27,7 +27,7 @@ LINE, DOCUMENT = b"x" * 900 + b"\n", b"y" * 3900
 def run(quick: bool) -> list[Row]:
     """About 40 s; quick about 10 s."""
     rounds, each = (3, 100) if quick else (7, 400)
-    ours, raw, locked = list[float](), list[float](), list[float]()
+    ours, raw, locked, serial = list[float](), list[float](), list[float](), list[float]()
     with places.folder("commits") as folder:
         home = folder / "home"
         bulk.make_workspace(home, rounds * PROCESSES * each, 0)
@@ -36,26 +36,29 @@ def run(quick: bool) -> list[Row]:
             raw.append(together(append_and_replace, folder / f"raw-{turn}", each, False))
             ours.append(together(approve, home, each, turn))
             locked.append(together(append_and_replace, folder / f"locked-{turn}", each, True))
+            serial.append(together(append_and_replace, folder / f"serial-{turn}", each, False, processes=1))
         lost, problem = _lost(home, rounds * PROCESSES * each)
-    ratio = statistics.median(a / b for a, b in zip(ours, raw, strict=True))
-    under_lock = statistics.median(a / b for a, b in zip(ours, locked, strict=True))
     rate = statistics.median(ours)
+
+    def against(what: str, pairs: list[float], name: str = "the same") -> Row:
+        ratio = statistics.median(a / b for a, b in zip(ours, pairs, strict=True))
+        return at_least(name, rate, "1/s", f"raw pair, {what}, {statistics.median(pairs):,.0f}/s", ratio, 0.5)
+
     return [
-        at_least("approvals through the store, 4 processes", rate, "1/s",
-                 f"raw pair, 4 processes at once, {statistics.median(raw):,.0f}/s", ratio, 0.5),
-        for_information("the same", rate, "1/s",
-                        f"raw pair, 4 processes under one lock, {statistics.median(locked):,.0f}/s", under_lock),
+        against("4 processes under one lock", locked, "approvals through the store, 4 processes"),
+        against("1 process", serial),
+        against("4 processes at once, in no order", raw),
         at_most("commits lost", lost, "", "", lost, 0),
         at_most("other problems: chain, replay, files", problem, "", "", problem, 0),
     ]  # fmt: skip
 
 
-def together(work: Callable[..., None], where: Path, each: int, more: Any) -> float:
-    """Let 4 processes do something `each` times at once; gives how often a second all of them did it."""
+def together(work: Callable[..., None], where: Path, each: int, more: Any, processes: int = PROCESSES) -> float:
+    """Let some processes do something `each` times at once; gives how often a second all of them did it."""
     context = multiprocessing.get_context("spawn")
-    gate = context.Barrier(PROCESSES + 1)
+    gate = context.Barrier(processes + 1)
     workers = [
-        context.Process(target=work, args=(where, number, each, gate, more), daemon=True) for number in range(PROCESSES)
+        context.Process(target=work, args=(where, number, each, gate, more), daemon=True) for number in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -66,7 +69,7 @@ def together(work: Callable[..., None], where: Path, each: int, more: Any) -> fl
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    return PROCESSES * each / lasted
+    return processes * each / lasted
 
 
 def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, under_lock: bool) -> None:
