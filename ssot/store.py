@@ -372,7 +372,7 @@ class Store(Known):
                 self._mark_applied(transaction)
 
     def _look_ahead(self, names: Sequence[str]) -> None:
-        with self._mutex:
+        with self._mutex, self._named():
             for name in names:
                 self._reconciler.needs_a_look(name)
                 self.task_or_none(name)
