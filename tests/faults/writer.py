@@ -44,6 +44,7 @@ def write_until_killed(home: Path, seed: int, tasks: int) -> None:
     store = Store.open(home, source="kircerta/writer", settings=SETTINGS, scan=dice.random() < 0.05)
     tell("up")
     while True:
+        store.refresh()
         task_id = choose(store, dice, tasks)
         known = store.document(task_id)
         actor, intent = world.forward(store.task(task_id) if known else None, dice)
