@@ -40,12 +40,13 @@ class _Attempt:
 def coverage(home: Home = None) -> pd.DataFrame:
     """How far each attempt can be traced, a row each, in the log's order.
 
-    Columns: task_id, attempt, dispatch_id; criteria (int64), touched (int64: criteria that an operation names);
-    operations, pointing (int64: operations that name a criterion); issues, founded (int64: issues of the verdict and the
-    decision that name a criterion of the dispatch and, where there is a result, an operation of its work log); due and
-    forwarded (int64: issues that had to go with this dispatch, and that did); verbatim (bool: they are the same, in order);
-    echoed (True where the ACK repeats criteria, scope and issues word for word; missing without an ACK);
-    digest_given (of the decision; missing without one).
+    Columns (int64 where they count):
+        task_id, attempt, dispatch_id; criteria, touched (criteria that an operation names); operations, pointing
+        (operations that name a criterion); issues, founded (issues of the verdict and the decision that name a
+        criterion of the dispatch and, where there is a result, an operation of its work log); due and forwarded (issues
+        that had to go with this dispatch, and that did); verbatim (bool: they are the same, in order); echoed (True where
+        the ACK repeats criteria, scope and issues word for word; missing without an ACK); digest_given (of the decision;
+        missing without one).
     """
     found = [_row(one) for one in _trace(Lines(home_of(home)))]
     frame = pd.DataFrame(found, columns=list(_COLUMNS))
@@ -185,5 +186,5 @@ def _issue(issue: dict[str, Any]) -> dict[str, Any]:
 
 
 def chain(home: Home = None) -> dict[str, Any]:
-    """Whether the log holds together: events, segments, last_seq, head (digest), problem (None: it holds), torn_bytes."""
+    """Whether the log holds together: events, segments, last_seq, head, problem (None: it holds), torn_bytes."""
     return asdict(verify(home_of(home) / "audit"))

@@ -75,14 +75,16 @@ def events(home: Home = None) -> pd.DataFrame:
     """The log, a row an event, in its order; a million events take a few seconds.
 
     Columns (texts are missing, numbers as told, where an event has no such thing):
-        seq (int64), id, time_us (int64, µs since 1970 UTC), type, subject (the task's id), actor, source, correlationid;
-        attempt (int64, -1), dispatch_id; executor, reviewer, criteria (int64, 0: how many) of a dispatch; outcome and operations (int64, 0: how many) of a result; decision of a verdict (``approve``,
+        seq (int64), id, time_us (int64, µs since 1970 UTC), type, subject (the task's id), actor, source,
+        correlationid;
+        attempt (int64, -1), dispatch_id; executor, reviewer, criteria (int64, 0: how many) of a dispatch;
+        outcome and operations (int64, 0: how many) of a result; decision of a verdict (``approve``,
         ``reject``) or of a person (``approved``, ``rejected``); issues (int64, 0: how many) of a dispatch, verdict or
         decision; digest_given (of a decision); move and code of a refusal; reason (why an attempt ended, a delivery was
         ignored, a file restored); what (of an alert); detail; count (int64, 1: how many refusals one event counts);
         sender, delivery_kind of a delivery; address, route of counted refusals; run_id.
 
-    ``attrs`` of the table: `unreadable`, the lines that are no event and were left out; `torn_bytes` behind the last line.
+    ``attrs`` of the table: `unreadable`, the lines that are no event and were left out; `torn_bytes` behind the last.
     """
     lines = Lines(home_of(home))
     parts = [_flat(table) for table in lines.tables(SCHEMA)]

@@ -6,8 +6,10 @@ from typing import Final
 
 import pandas as pd
 
+from audit.stamp import seconds_of
 from reports.facts import events
 from reports.places import Home
+from reports.statistics import percentile
 
 STEPS: Final = ("dispatched", "acknowledged", "delivered", "reviewed", "decided")
 REFUSALS: Final = (
@@ -29,11 +31,12 @@ def attempts(home: Home = None, log: pd.DataFrame | None = None) -> pd.DataFrame
     Args:
         log: the table of events, where it is at hand already.
 
-    Columns: task_id, attempt (int64), dispatch_id; executor, reviewer (as asked for), acked_by, reviewed_by, decided_by
-    (who it was); dispatched_us, acked_us, delivered_us, reviewed_us, decided_us, ended_us (int64, µs since 1970 UTC, -1:
-    never); to_ack_s, to_result_s, to_verdict_s, to_decision_s (float: seconds from the step before, missing where it did
-    not come); outcome, verdict, decision, ended (the reason); criteria, operations, forwarded (issues that went with
-    the dispatch), issues (of the verdict), refused (int64: messages that were refused); again (bool: not the task's first).
+    Columns:
+        task_id, attempt (int64), dispatch_id; executor, reviewer (as asked for), acked_by, reviewed_by, decided_by
+        (who it was); dispatched_us, acked_us, delivered_us, reviewed_us, decided_us, ended_us (int64, µs since 1970 UTC, -1:
+        never); to_ack_s, to_result_s, to_verdict_s, to_decision_s (float: seconds from the step before, missing where
+        it did not come); outcome, verdict, decision, ended (the reason); criteria, operations, forwarded (issues that went
+        with the dispatch), issues (of the verdict), refused (int64: messages that were); again (bool: not the first).
     """
     log = events(home) if log is None else log
     found = _dispatches(log)
@@ -119,8 +122,8 @@ def rounds(found: pd.DataFrame) -> pd.DataFrame:
 def by_person(found: pd.DataFrame, who: str) -> pd.DataFrame:
     """Attempts by ``acked_by``, ``reviewed_by`` or ``decided_by``.
 
-    Columns: who, attempts, refused (messages), issues (in verdicts), approved, rejected, median_s: the median of what this
-    person's part took (the executor's from ACK to result, the reviewer's to the verdict, the approver's to the decision).
+    Columns: who, attempts, refused (messages), issues (in verdicts), approved, rejected, median_s: the median of what
+    their part took (the executor's from ACK to result, the reviewer's to the verdict, the approver's to the decision).
     """
     span = {"acked_by": "to_result_s", "reviewed_by": "to_verdict_s", "decided_by": "to_decision_s"}[who]
     found = found.assign(
@@ -140,7 +143,7 @@ def by_person(found: pd.DataFrame, who: str) -> pd.DataFrame:
 
 
 def per_time(log: pd.DataFrame, slices: int = 60) -> pd.DataFrame:
-    """Events by type over time. Columns: at_us (where the slice begins), type, count (what counted events stand for)."""
+    """Events by type over time. Columns: at_us (the slice's begin), type, count (what counted events stand for)."""
     if log.empty:
         return pd.DataFrame({"at_us": [], "type": [], "count": []})
     step = step_of(log["time_us"], slices)
@@ -156,3 +159,77 @@ def step_of(times_us: pd.Series, slices: int) -> int:
         if span <= seconds * 1_000_000 * slices:
             return seconds * 1_000_000
     return -(-span // slices // _DAY_US) * _DAY_US or _DAY_US
+
+
+def within(table: pd.DataFrame, column: str, since: str = "", until: str = "") -> pd.DataFrame:
+    """The rows of a slice of time: from `since` on, before `until` (RFC 3339; empty: no bound)."""
+    kept = pd.Series(data=True, index=table.index)
+    if since:
+        kept &= table[column] >= micros_of(since)
+    if until:
+        kept &= table[column] < micros_of(until)
+    return table[kept]
+
+
+def micros_of(moment: str) -> int:
+    """A time (RFC 3339) as microseconds since 1970 UTC. Raises ValueError."""
+    return round(seconds_of(moment) * 1e6)
+
+
+def by_type(log: pd.DataFrame) -> pd.DataFrame:
+    """Events by type, the most frequent first. Columns: type, events, count (what they stand for), first, last."""
+    groups = log.groupby(log["type"].astype("str"))
+    table = groups.agg(
+        events=("seq", "size"), count=("count", "sum"), first=("time_us", "min"), last=("time_us", "max")
+    )
+    for name in ("first", "last"):
+        table[name] = pd.to_datetime(table[name], unit="us", utc=True)
+    return table.reset_index().sort_values(["events", "type"], ascending=[False, True])
+
+
+def waits(found: pd.DataFrame) -> pd.DataFrame:
+    """How long each step took. Columns: step, count, median, p95, longest (seconds, nearest rank)."""
+    rows = []
+    for name, step in _SPANS.items():
+        values = found[name].dropna()
+        told = {q: percentile(values, q) for q in (50, 95, 100)}
+        rows.append({"step": step, "count": len(values), "median": told[50], "p95": told[95], "longest": told[100]})
+    return pd.DataFrame(rows)
+
+
+_SPANS: Final = {
+    "to_ack_s": "dispatch to ACK",
+    "to_result_s": "ACK to result",
+    "to_verdict_s": "result to verdict",
+    "to_decision_s": "verdict to decision",
+}
+
+
+def coverage_summary(coverage: pd.DataFrame) -> pd.DataFrame:
+    """What can be traced, over all attempts. Columns: what, held, of (int64), share (float)."""
+    delivered, decided = coverage[coverage["operations"] > 0], coverage["digest_given"].dropna()
+    carried, echoed = coverage.loc[coverage["due"] > 0, "verbatim"], coverage["echoed"].dropna()
+    counted = {
+        "criteria that an operation names": (delivered["touched"].sum(), delivered["criteria"].sum()),
+        "operations that name a criterion": (delivered["pointing"].sum(), delivered["operations"].sum()),
+        "issues that name a criterion and an operation": (coverage["founded"].sum(), coverage["issues"].sum()),
+        "dispatches that carry the issues verbatim": (carried.sum(), len(carried)),
+        "ACKs that repeat the dispatch": (echoed.sum(), len(echoed)),
+        "decisions on the digest that was shown": (decided.sum(), len(decided)),
+    }
+    rows = [(what, int(held), int(of), held / of if of else float("nan")) for what, (held, of) in counted.items()]
+    return pd.DataFrame(rows, columns=["what", "held", "of", "share"])
+
+
+def refusals(log: pd.DataFrame) -> pd.DataFrame:
+    """Messages, dispatches and decisions that were refused. Columns: type, move, code, actor, count."""
+    rows = log[log["type"].isin(REFUSALS)]
+    keys = [rows[name].astype("str").fillna("") for name in ("type", "move", "code", "actor")]
+    return rows.groupby(keys).size().rename("count").reset_index().sort_values("count", ascending=False)
+
+
+def turned_away(log: pd.DataFrame) -> pd.DataFrame:
+    """Requests and deliveries without a valid proof. Columns: type, route, address, count (how many, exactly)."""
+    rows = log[log["type"].isin(("webhook_rejected", "auth_denied"))]
+    keys = [rows[name].astype("str").fillna("") for name in ("type", "route", "address")]
+    return rows["count"].groupby(keys).sum().reset_index().sort_values("count", ascending=False)
