@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check fix bench docs lock venv clean
+.PHONY: help run test test-fast check fix bench docs lab lock venv clean
 export PYTHON
 
 BIN := .venv/bin
@@ -29,6 +29,7 @@ check: venv ## format, lint, types, imports, generated docs, what may be in the 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --cache-dir .cache/import_linter
 	@$(BIN)/python scripts/dev/check_tree.py
+	@$(BIN)/python scripts/dev/check_notebooks.py
 	@$(BIN)/python -m cli.docs --check
 
 fix: venv ## format, mend what the linter can, write the generated docs again
@@ -41,6 +42,9 @@ docs: venv ## write the generated docs again
 
 bench: venv ## measure, and compare with the targets (docs/PERFORMANCE.md)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+lab: venv ## open the notebooks in JupyterLab; installs it when first asked for
+	@exec scripts/dev/lab.sh $(ARGS)
 
 lock: ## lock the dependencies of pyproject.toml again; UPGRADE=1 takes the newest of each
 	@UPGRADE='$(UPGRADE)' scripts/dev/lock.sh

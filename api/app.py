@@ -33,6 +33,7 @@ from api.openapi import DECIDED, FROM_AGENT, Operation
 from api.pages import PageRoutes
 from api.problems import EXPECTED, problem_of
 from api.refusals import RefusalCounter, RefusalWriter
+from api.reports import ReportRoutes
 from api.stream import EventStream
 from api.tasks import TaskRoutes
 from audit.event import Corrupt
@@ -124,7 +125,7 @@ def create_app(
     )
     for operation in operations:
         operation.add_to(app)
-    _add_pages(app)
+    _add_pages(app, desk)
     for kind in (*EXPECTED, Exception):
         app.add_exception_handler(kind, _told)
     return Door(
@@ -342,8 +343,8 @@ def _operations(desk: Desk, tasks: TaskRoutes, health: HealthRoutes) -> list[Ope
     ]
 
 
-def _add_pages(app: FastAPI) -> None:
-    pages = PageRoutes()
+def _add_pages(app: FastAPI, desk: Desk) -> None:
+    pages, reports = PageRoutes(), ReportRoutes(desk)
     document = openapi.document_of(app)
     app.openapi = document  # type: ignore[method-assign]
     ready: list[Tagged] = []
@@ -357,3 +358,5 @@ def _add_pages(app: FastAPI) -> None:
     app.add_route("/", pages.home, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", pages.docs, methods=["GET"], include_in_schema=False)
     app.add_route("/static/{name}", pages.static, methods=["GET"], include_in_schema=False)
+    app.add_route("/reports/", reports.list, methods=["GET"], include_in_schema=False)
+    app.add_route("/reports/{path:path}", reports.file, methods=["GET"], include_in_schema=False)

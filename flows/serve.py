@@ -26,7 +26,9 @@ _SCHEDULED: Final[dict[str, timedelta]] = {
     "backfill_github": timedelta(minutes=10),
     "sign_head": timedelta(minutes=1),
     "soak": timedelta(weeks=1),
+    "report_audit": timedelta(hours=1),
 }
+"""How often what has a schedule is meant to run, once somebody switches it on."""
 _TAGS: Final[dict[str, str]] = {
     "dispatch_task": "dispatch",
     "dispatch_pending": "dispatch",
@@ -41,6 +43,8 @@ _TAGS: Final[dict[str, str]] = {
     "flood": "load",
     "stress": "load",
     "chaos": "load",
+    "report_run": "report",
+    "report_audit": "report",
 }
 
 
@@ -104,12 +108,14 @@ def all_flows() -> list[Any]:
     from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
     from flows.load.deployed import chaos, flood, soak, stress
+    from flows.report import report_audit, report_run
     from flows.sign_head import sign_head
     from flows.watchdog import watchdog
 
     dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
     ingesting = [poll_telegram, backfill_github, drain_inbox]
-    return [*dispatching, watchdog, *ingesting, sign_head, soak, flood, stress, chaos]
+    loading, reporting = [soak, flood, stress, chaos], [report_run, report_audit]
+    return [*dispatching, watchdog, *ingesting, sign_head, *loading, *reporting]
 
 
 def serve_deployments(settings: Settings) -> None:

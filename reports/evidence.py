@@ -42,11 +42,11 @@ def coverage(home: Home = None) -> pd.DataFrame:
 
     Columns (int64 where they count):
         task_id, attempt, dispatch_id; criteria, touched (criteria that an operation names); operations, pointing
-        (operations that name a criterion); issues, founded (issues of the verdict and the decision that name a
-        criterion of the dispatch and, where there is a result, an operation of its work log); due and forwarded (issues
-        that had to go with this dispatch, and that did); verbatim (bool: they are the same, in order); echoed (True where
-        the ACK repeats criteria, scope and issues word for word; missing without an ACK); digest_given (of the decision;
-        missing without one).
+        (operations that name a criterion); issues, founded (issues of the verdict and the decision that name
+        a criterion of the dispatch and, where there is a result, an operation of its work log); due and
+        forwarded (issues that had to go with this dispatch, and that did); verbatim (bool: they are the same,
+        in order); echoed (True where the ACK repeats criteria, scope and issues word for word; missing
+        without an ACK); digest_given (of the decision; missing without one).
     """
     found = [_row(one) for one in _trace(Lines(home_of(home)))]
     frame = pd.DataFrame(found, columns=list(_COLUMNS))

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from reports import statistics
 from reports.style import (
@@ -186,6 +187,7 @@ def heat_map(found: pd.DataFrame, kind: str, *, slices: int = 140, steps: int = 
         bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=28)
         bar.outline.set_visible(False)
         bar.set_label("operations")
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
     return draw(title, f"{len(group):,} answers from {low:.3g} to {values.max():.3g} ms", paint, height=3.1)
 
@@ -253,18 +255,18 @@ def generator(found: pd.DataFrame, watched: pd.DataFrame, *, slices: int = 120) 
             at = (line.index.to_numpy() + 0.5) * width
             left.plot(at, line, color=GREY, ls=style, label="median" if q == 0.5 else "p99")
         left.axhline(10, color=RED, lw=0.9)
-        left.set_title("sent later than intended (ms); over the red line the run is invalid")
+        left.set_title("sent too late (ms); over the red line: invalid")
         left.set_ylim(0, max(12, left.get_ylim()[1]))
         legend(left, loc="upper left", bbox_to_anchor=(0, 1))
         for name, tone, bound in (("generator_cpu", INK, 0.7), ("foreign_cpu", ORANGE, 0.1)):
             rows = watched[watched["name"] == name]
             right.plot(rows["at_us"] / 1e6, rows["value"] * 100, color=tone, label=_UNITS[name][0])
             right.axhline(bound * 100, color=tone, lw=0.9, ls=(0, (1, 2)))
-        right.set_title("processor (% of a core); dotted: what makes it invalid")
+        right.set_title("processor (% of a core); over its dots: invalid")
         right.set_ylim(0, 105)
         legend(right, loc="upper left", bbox_to_anchor=(0, 1))
         for axes in (left, right):
-            elapsed(axes, until)
+            elapsed(axes, until, most=6)
 
     return draw(title, f"dispatch lag p99 {statistics.percentile(lag['lag_ms'], 99):.3g} ms", paint, height=2.6)
 
@@ -304,7 +306,7 @@ def _watched(axes: Axes, watched: pd.DataFrame, name: str, until: float) -> None
     low, high = axes.get_ylim()
     room = max(high - low, abs(high) * 0.02)
     axes.set_ylim(low - room * 0.1, high + room * 0.1)
-    elapsed(axes, until)
+    elapsed(axes, until, most=6)
 
 
 # --------------------------------------------------------------------------------------- groups against groups
@@ -328,11 +330,11 @@ def phases(found: pd.DataFrame, kinds: Sequence[str] = ()) -> Chart:
         for phase in present:
             axes.plot([], [], color=PHASES[phase], lw=5, label=phase)
         axes.set_yticks(range(len(names)), names, fontsize=9.5, color=INK)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xscale("log")
         log_duration(axes.xaxis, *axes.get_xlim())
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("dot: median    bar: to p95    line: to p99")
+        axes.set_xlabel("dot: median · bar: to p95 · line: to p99")
         legend(axes)
 
     return draw(title, f"{', '.join(names)} in the phases {', '.join(present)}", paint, height=1.5 + 0.75 * len(names))
@@ -345,7 +347,8 @@ def _range(axes: Axes, values: pd.Series, at: float, tone: str) -> None:
     axes.plot([p50, p99], [at, at], color=tone, lw=1.3)
     axes.plot([p50, p95], [at, at], color=tone, lw=6, alpha=0.4, solid_capstyle="butt")
     axes.plot([p50], [at], marker="o", ms=6, color=tone)
-    axes.annotate(f" {milliseconds(float(f'{p99:.2g}'))}", (p99, at), va="center", fontsize=8, color=SOFT)
+    text = milliseconds(float(f"{p99:.2g}"))
+    axes.annotate(text, (p99, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8, color=SOFT)
 
 
 def curves_of(groups: Mapping[str, Sequence[pd.DataFrame]], kind: str) -> Chart:
@@ -363,7 +366,7 @@ def curves_of(groups: Mapping[str, Sequence[pd.DataFrame]], kind: str) -> Chart:
         axes = figure.subplots()
         for name, of in values.items():
             for number, one in enumerate(of):
-                _curve(axes, one, tones[name], f"{name} ({len(of)})" if number == 0 else "", width=1.2)
+                _curve(axes, one, tones[name], f"{name} ({len(of)})" if number == 0 else "", width=1.1)
         _nines(axes, most)
         legend(axes)
 
@@ -375,7 +378,10 @@ def dots_of(figures: pd.DataFrame, measure: str) -> Chart:
     title = f"{measure} of each run"
     if figures.empty:
         return nothing(title, "there are no runs to compare")
-    kinds, groups = list(dict.fromkeys(figures["kind"])), list(dict.fromkeys(figures["group"]))
+    groups = list(dict.fromkeys(figures["group"]))
+    kinds = [str(kind) for kind, of in figures.groupby("kind", sort=False) if of["group"].nunique() == len(groups)]
+    if not kinds:
+        return nothing(title, "the groups have no kind of operation in common")
 
     def paint(figure: Figure) -> None:
         columns = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -389,7 +395,7 @@ def dots_of(figures: pd.DataFrame, measure: str) -> Chart:
                     axes.hlines(values.median(), at - 0.25, at + 0.25, color=tone, lw=2)
             axes.set_xticks(range(len(groups)), groups, color=INK)
             axes.set_xlim(-0.6, len(groups) - 0.4)
-            axes.set_ylim(0, max(axes.get_ylim()[1], 1e-6))
+            axes.set_ylim(0, max(float(figures.loc[figures["kind"].eq(kind), measure].max()) * 1.08, 1e-6))
             axes.set_title(f"{kind} (ms)")
             axes.grid(visible=False, axis="x")
 

@@ -42,8 +42,8 @@ _MARKS: Final = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86
 
 
 def events_over_time(log: pd.DataFrame, *, types: int = 7) -> Chart:
-    """What was logged, when: the most frequent types apart. Counted events stand for what they count."""
-    table = work.per_time(log)
+    """What was logged, when: the most frequent types apart. An event is one, whatever it counts."""
+    table = work.per_time(log.assign(count=1))
     title = "Events over time"
     if table.empty:
         return nothing(title, "the log is empty")
@@ -141,7 +141,7 @@ def funnel(attempts: pd.DataFrame) -> Chart:
         tones = [BLUE] * (len(table) - 1) + [GREEN]
         axes.barh(table["step"], table["count"], color=tones, height=0.66)
         for row, (count, share) in enumerate(zip(table["count"], table["share"], strict=True)):
-            axes.annotate(f" {count:,} ({share:.0%})", (count, row), va="center", fontsize=8.5, color=SOFT)
+            _beside(axes, f"{count:,} ({share:.0%})", count, row)
         _sideways(axes, int(table["count"].max()))
 
     says = ", ".join(f"{count:,} {step}" for step, count in zip(table["step"], table["count"], strict=True))
@@ -195,6 +195,10 @@ def issues_by_criterion(issues: pd.DataFrame, *, most: int = 15) -> Chart:
     return draw(
         title, f"{len(issues):,} issues on {named['where'].nunique():,} criteria", paint, height=1.2 + 0.3 * len(table)
     )
+
+
+def _beside(axes: Axes, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5, color=SOFT)
 
 
 def _sideways(axes: Axes, most: int) -> None:

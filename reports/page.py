@@ -37,7 +37,7 @@ def page_of(notebook: Mapping[str, Any], title: str, *, made_at: str) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n<footer>Made at {html.escape(made_at)} by kircerta. "
-        "The notebook beside this page (report.ipynb) holds how each figure was made.</footer>\n</body>\n</html>\n"
+        "The notebook beside this page holds how each figure was made.</footer>\n</body>\n</html>\n"
     )
 
 

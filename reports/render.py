@@ -137,12 +137,15 @@ def execute(notebook: nbformat.NotebookNode, home: Path) -> None:
         # nothing of the person at this machine reaches the figures, and nothing is left in their home
         surroundings = {**os.environ, "KIRCERTA_HOME": str(home), "IPYTHONDIR": str(folder), "PYTHONSAFEPATH": "1"}
         surroundings.pop("PYTHONSTARTUP", None)
+        said = folder / "kernel.log"
         try:
-            asyncio.run(client.async_execute(env=surroundings))
+            with said.open("wb") as log:
+                asyncio.run(client.async_execute(env=surroundings, stdout=log, stderr=log, cleanup_kc=True))
         except CellExecutionError as error:
             raise ReportFailed(f"a cell of the notebook failed: {error.ename}: {error.evalue}") from None
         except (CellTimeoutError, DeadKernelError) as error:
-            raise ReportFailed(f"the notebook did not come to its end: {error}") from None
+            last = said.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise ReportFailed(f"the notebook did not come to its end: {error} {last}".rstrip()) from None
 
 
 def _this_python(folder: Path) -> KernelSpecManager:

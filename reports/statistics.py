@@ -136,7 +136,7 @@ def _figures(group: pd.DataFrame, column: str, block_s: float) -> dict[str, obje
     values = group[column]
     p95, p99 = (interval(values, group["intended_us"], q, block_s=block_s) for q in (95, 99))
     answered = int(values.notna().sum())
-    few = f"p99 of only {answered:,} answers" if answered < P99_NEEDS else ""
+    few = "few answers" if answered < P99_NEEDS else ""
     return {
         "count": len(group),
         "errors": int((group["error"].notna() | group["done_us"].lt(0)).sum()),

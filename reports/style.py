@@ -127,7 +127,7 @@ def log_duration(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis of milliseconds, with marks at 1, 2 and 5."""
     marks = [m * 10.0**e for e in range(-3, 8) for m in (1, 2, 5)]
     inside = [mark for mark in marks if low * 0.8 <= mark <= high * 1.25]
-    if len(inside) > 9:
+    if len(inside) > 7:
         inside = [mark for mark in inside if f"{mark:e}".startswith("1.0")]
     plain(axis, inside, milliseconds)
 
@@ -140,11 +140,11 @@ def plain(axis: Any, marks: Sequence[float], told: Callable[[float], str]) -> No
     axis.set_minor_formatter(NullFormatter())
 
 
-def elapsed(axes: Axes, until_s: float) -> None:
-    """The time axis of a run: seconds, minutes or hours since it began."""
+def elapsed(axes: Axes, until_s: float, *, most: int = 11) -> None:
+    """The time axis of a run: seconds, minutes or hours since it began; at most so many marks."""
     unit, name = (3600, "h") if until_s > 3 * 3600 else (60, "min") if until_s > 300 else (1, "s")
     steps = (1, 2, 5, 10, 15, 20, 30, 60, 120)
-    step = next((one for one in steps if until_s / unit / one <= 10), steps[-1])
+    step = next((one for one in steps if until_s / unit / one <= most - 1), steps[-1])
     marks = [number * step * unit for number in range(int(until_s / unit / step) + 1)]
     plain(axes.xaxis, marks, lambda value: f"{value / unit:g} {name}")
     axes.set_xlim(0, max(until_s, 1e-9))

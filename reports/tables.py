@@ -13,7 +13,7 @@ import pandas as pd
 TABLE: Final = "application/vnd.kircerta.table+json"
 VERDICTS: Final = "application/vnd.kircerta.verdicts+json"
 _MISSING: Final = "–"
-MOST_ROWS: Final = 200
+MOST_ROWS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Table:
 
     caption: str
     frame: pd.DataFrame
+    headed: bool = True
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         shown = self.frame.head(MOST_ROWS)
@@ -34,7 +35,9 @@ class Table:
         }
 
     def _html(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-        numeric = [all(isinstance(row[at], int | float | None) for row in rows) for at in range(len(columns))]
+        numeric = [
+            bool(rows) and self.headed and all(_is_number(row[at]) for row in rows) for at in range(len(columns))
+        ]
         head = "".join(
             _cell("th", html.escape(_words(name)), right) for name, right in zip(columns, numeric, strict=True)
         )
@@ -47,7 +50,8 @@ class Table:
         left = len(self.frame) - len(rows)
         more = f'<p class="quiet">and {left:,} rows more</p>' if left > 0 else ""
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        whole = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        top = f"<thead><tr>{head}</tr></thead>" if self.headed else ""
+        whole = f"<table>{caption}{top}<tbody>{body}</tbody></table>"
         return f'<div class="table">{whole}</div>{more}'
 
 
@@ -58,7 +62,11 @@ def table(caption: str, frame: pd.DataFrame, columns: Sequence[str] = ()) -> Tab
 
 def facts(caption: str, told: dict[str, Any]) -> Table:
     """Names and what they are."""
-    return Table(caption, pd.DataFrame(list(told.items()), columns=["", "value"]))
+    return Table(caption, pd.DataFrame(list(told.items()), columns=["what", "value"]), headed=False)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ def of_run(run: Run) -> Verdicts:
         told = "no figure" if one.value is None else number(one.value)
         # what an invalid run measured is the generator, not the server: its thresholds neither hold nor fail
         found.append(Verdict(one.expression, told, None if run.outcome == "invalid" else one.ok))
-    return Verdicts(f"{run.kind} {run.run_id}", tuple(found))
+    return Verdicts(f"{run.run_id} ({run.kind})", tuple(found))
 
 
 def _kept_up(run: Run) -> bool | None:

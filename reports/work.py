@@ -33,10 +33,11 @@ def attempts(home: Home = None, log: pd.DataFrame | None = None) -> pd.DataFrame
 
     Columns:
         task_id, attempt (int64), dispatch_id; executor, reviewer (as asked for), acked_by, reviewed_by, decided_by
-        (who it was); dispatched_us, acked_us, delivered_us, reviewed_us, decided_us, ended_us (int64, µs since 1970 UTC, -1:
-        never); to_ack_s, to_result_s, to_verdict_s, to_decision_s (float: seconds from the step before, missing where
-        it did not come); outcome, verdict, decision, ended (the reason); criteria, operations, forwarded (issues that went
-        with the dispatch), issues (of the verdict), refused (int64: messages that were); again (bool: not the first).
+        (who it was); dispatched_us, acked_us, delivered_us, reviewed_us, decided_us, ended_us (int64, µs
+        since 1970 UTC, -1: never); to_ack_s, to_result_s, to_verdict_s, to_decision_s (float: seconds from
+        the step before, missing where it did not come); outcome, verdict, decision, ended (the reason);
+        criteria, operations, forwarded (issues that went with the dispatch), issues (of the verdict), refused
+        (int64: messages that were); again (bool: not the first).
     """
     log = events(home) if log is None else log
     found = _dispatches(log)
