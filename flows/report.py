@@ -48,14 +48,14 @@ class ReportFailed(Exception):
     """The command wrote no report; the message is what it said."""
 
 
-@flow(name="report_run", persist_result=False)
+@flow(name="report_run", flow_run_name="report {run_id}", persist_result=False)
 async def report_run(run_id: str, against: list[str] | None = None) -> State[Any]:
     """Write a load run's report; with `against`, compare it with those runs."""
     others = [part for one in against or [] for part in ("--against", one)]
     return await _report(run_id, *others)
 
 
-@flow(name="report_audit", persist_result=False)
+@flow(name="report_audit", flow_run_name="report audit", persist_result=False)
 async def report_audit() -> State[Any]:
     """Write the log's report: who, what, how long, and whether the chain holds."""
     return await _report("audit")
@@ -74,7 +74,7 @@ async def _report(what: str, *options: str) -> State[Any]:
 
 
 async def write_report(settings: Settings, what: str, *options: str) -> Made:
-    """Have the command write a report. Raises ReportFailed. It ends with this process's wish: nothing is left running."""
+    """Have the command write a report. Raises ReportFailed. Nothing is left running, whatever ends this."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cli.main", "report", "--json", *options, "--", what),
         env=_environment(settings),

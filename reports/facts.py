@@ -88,8 +88,10 @@ def events(home: Home = None) -> pd.DataFrame:
     """
     lines = Lines(home_of(home))
     parts = [_flat(table) for table in lines.tables(SCHEMA)]
-    table = pa.concat_tables(parts or [_flat(SCHEMA.empty_table())]).unify_dictionaries()
+    # of no line at all: a row, and then none of it (pandas cannot merge columns that were made of nothing)
+    table = pa.concat_tables(parts or [_flat(pa.Table.from_pylist([{}], SCHEMA))]).unify_dictionaries()
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    frame = frame if parts else frame.iloc[:0]
     frame.attrs = {"unreadable": lines.unreadable, "torn_bytes": lines.torn_bytes}
     return frame
 

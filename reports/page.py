@@ -13,9 +13,9 @@ from markdown_it import MarkdownIt
 
 _STYLE: Final = Path(__file__).with_name("page.css")
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_NAMES: Final = "script|iframe|object|embed|link|meta|base|form|foreignObject"
 _ACTIVE: Final = re.compile(
-    r"<(script|iframe|object|embed|link|meta|base|form|foreignObject)\b.*?(?:</\1\s*>|/>|>)|<!--.*?-->",
-    re.IGNORECASE | re.DOTALL,
+    rf"<({_NAMES})\b[^>]*(?<!/)>.*?</\1\s*>|</?(?:{_NAMES})\b[^>]*>?|<!--.*?(?:-->|\Z)", re.IGNORECASE | re.DOTALL
 )
 _HANDLER: Final = re.compile(r"""\s(?:on[a-z]+|srcdoc|formaction)\s*=\s*("[^"]*"|'[^']*'|[^\s>]+)""", re.IGNORECASE)
 _ELSEWHERE: Final = re.compile(
