@@ -41,6 +41,14 @@ def _like(newest: Run, known: Sequence[Run]) -> list[Run]:
     return [run for run in known if (run.kind, run.git_commit, run.config) == wanted and not run.git_dirty]
 
 
+def listed(chosen: Groups) -> pd.DataFrame:
+    """The runs of each group. Columns: group, run_id, started_at, commit, outcome."""
+    rows = [
+        (name, run.run_id, run.started_at, run.git_commit, run.outcome) for name, of in chosen.items() for run in of
+    ]
+    return pd.DataFrame(rows, columns=["group", "run_id", "started_at", "commit", "outcome"])
+
+
 def left_out(chosen: Groups) -> pd.DataFrame:
     """The runs that must not be compared, and why. Columns: group, run_id, why."""
     rows = [

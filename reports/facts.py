@@ -37,7 +37,8 @@ _DATA: Final = pa.struct(
         ("code", _TEXT),
         ("reason", _TEXT),
         ("why", _TEXT),
-        ("what", _TEXT),
+        ("alarm", _TEXT),
+        ("state", _TEXT),
         ("detail", _TEXT),
         ("count", _INT),
         ("sender", _TEXT),
@@ -63,7 +64,8 @@ CATEGORIES: Final = (
     "move",
     "code",
     "reason",
-    "what",
+    "alarm",
+    "state",
     "sender",
     "delivery_kind",
     "address",
@@ -81,8 +83,9 @@ def events(home: Home = None) -> pd.DataFrame:
         outcome and operations (int64, 0: how many) of a result; decision of a verdict (``approve``,
         ``reject``) or of a person (``approved``, ``rejected``); issues (int64, 0: how many) of a dispatch, verdict or
         decision; digest_given (of a decision); move and code of a refusal; reason (why an attempt ended, a delivery was
-        ignored, a file restored); what (of an alert); detail; count (int64, 1: how many refusals one event counts);
-        sender, delivery_kind of a delivery; address, route of counted refusals; run_id.
+        ignored, a file restored, an alarm raised); alarm and state (``raised``, ``cleared``) of an alert; detail; count
+        (int64, 1: how many refusals one event counts); sender, delivery_kind of a delivery; address, route of counted
+        refusals; run_id.
 
     ``attrs`` of the table: `unreadable`, the lines that are no event and were left out; `torn_bytes` behind the last.
     """
@@ -129,7 +132,8 @@ _PLAIN: Final = (
     "code",
     "reason",
     "why",
-    "what",
+    "alarm",
+    "state",
     "detail",
     "sender",
     "delivery_kind",

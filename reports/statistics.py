@@ -194,6 +194,13 @@ def slope(found: pd.DataFrame, name: str, *, windows: int = 60, warm_up: float =
     return Slope(name, float(values[0]), float(values[-1]), middle, low, high, len(values))
 
 
+def slopes(found: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The slopes of several series. Columns: what, first, last, per_hour, low, high (95 % interval), grows (bool)."""
+    told = [slope(found, name) for name in names]
+    rows = [(one.name, one.first, one.last, one.per_hour, one.low, one.high, one.grows) for one in told]
+    return pd.DataFrame(rows, columns=["what", "first", "last", "per_hour", "low", "high", "grows"])
+
+
 def _theil_sen(times: Floats, values: Floats) -> tuple[float, float, float]:
     first, second = np.triu_indices(len(times), 1)
     if not len(first):

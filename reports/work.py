@@ -234,3 +234,10 @@ def turned_away(log: pd.DataFrame) -> pd.DataFrame:
     rows = log[log["type"].isin(("webhook_rejected", "auth_denied"))]
     keys = [rows[name].astype("str").fillna("") for name in ("type", "route", "address")]
     return rows["count"].groupby(keys).sum().reset_index().sort_values("count", ascending=False)
+
+
+def alarms(log: pd.DataFrame) -> pd.DataFrame:
+    """What the running system raised and cleared again. Columns: at (UTC), alarm, state, reason."""
+    rows = log[log["type"] == "alert"]
+    at = pd.to_datetime(rows["time_us"], unit="us", utc=True)
+    return pd.DataFrame({"at": at, **{name: rows[name].astype("str") for name in ("alarm", "state", "reason")}})

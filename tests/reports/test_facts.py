@@ -10,6 +10,7 @@ import pytest
 
 import reports
 from cli.scenario import play
+from reports import work
 from reports.facts import SCHEMA, events
 from reports.lines import Lines
 from tests.builders import Ticks, Walk, a_store, create, operation
@@ -58,6 +59,8 @@ def test_what_matters_of_the_data_stands_in_columns(scenario: Path) -> None:
         "star.created",
         "not_followed",
     ]
+    assert first["alert"][["alarm", "state"]].tolist() == ["low_disk", "raised"]
+    assert work.alarms(log)["reason"].tolist() == ["400 MiB are free"]
     assert first["task_created"][["attempt", "count"]].tolist() == [-1, 1]
 
 

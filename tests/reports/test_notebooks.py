@@ -88,7 +88,7 @@ def test_latency_has_the_figures_worked_out_by_hand(made: dict[str, Made]) -> No
     ]
     assert [write[name] for name in ("count", "errors", "p50", "max", "note")] == [200, 2, 5, 5, "few answers"]
     assert read["p99_low"] <= 99 <= read["p99_high"]
-    caption = "Service time (ms): from the sending on, without the wait before it"
+    caption = "Service time (ms): without the wait before the sending"
     assert made["latency"].table(caption)[0]["p50"] == pytest.approx(49.8)
     assert made["latency"].verdicts["read_p95<200"] is True
 
