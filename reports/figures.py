@@ -40,6 +40,7 @@ _UNITS: Final = {
     "fds": ("open descriptors", 1, ""),
     "loop_lag_ms": ("event-loop lag", 1, "ms"),
     "log_bytes": ("log", 1e6, "MB"),
+    "server_cpu": ("server CPU", 0.01, "% of a core"),
     "generator_cpu": ("generator CPU", 1, ""),
     "foreign_cpu": ("foreign CPU", 1, ""),
     "dispatch_lag_ms": ("dispatch lag", 1, "ms"),
@@ -262,8 +263,8 @@ def generator(found: pd.DataFrame, watched: pd.DataFrame, *, slices: int = 120) 
             rows = watched[watched["name"] == name]
             right.plot(rows["at_us"] / 1e6, rows["value"] * 100, color=tone, label=_UNITS[name][0])
             right.axhline(bound * 100, color=tone, lw=0.9, ls=(0, (1, 2)))
-        right.set_title("processor (% of a core); over its dots: invalid")
-        right.set_ylim(0, 105)
+        right.set_title("processor (%; the generator's of one core, others' of all)")
+        right.set_ylim(0, 105)  # dotted: over it the run is invalid
         legend(right, loc="upper left", bbox_to_anchor=(0, 1))
         for axes in (left, right):
             elapsed(axes, until, most=6)

@@ -23,7 +23,7 @@ class _Read(BaseModel):
 
 
 class Threshold(_Read):
-    """What a run was held to, and whether it kept to it."""
+    """What a run, or its generator, was held to, and whether it kept to it."""
 
     expression: str
     value: float | None = None
@@ -55,10 +55,17 @@ class Run(_Read):
     config: dict[str, Any] = Field(default_factory=dict)
     machine: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, Any] = Field(default_factory=dict)
+    problem: str | None = None
     thresholds: tuple[Threshold, ...] = ()
+    gates: tuple[Threshold, ...] = ()
     results: dict[str, Result] = Field(default_factory=dict)
-    log_seq: tuple[int | None, int | None] = (None, None)
-    alarms: tuple[Any, ...] = ()
+    log_seq: tuple[int, int] | None = None
+    alarms: tuple[dict[str, Any], ...] = ()
+    not_shown: tuple[str, ...] = ()
+
+    def provoked(self) -> pd.DataFrame:
+        """The alarms that the run provoked. Columns: type, task_id, seq (missing: not in the log), time."""
+        return pd.DataFrame(self.alarms, columns=["type", "task_id", "seq", "time"])
 
     @property
     def is_valid(self) -> bool:
@@ -169,8 +176,12 @@ def samples(run_id: str, home: Home = None) -> pd.DataFrame:
     response_ms (float: from the intended start to the end, missing where it never ended: what a user waits),
     service_ms (float: from the sending to the end), lag_ms (float: how late the generator sent it).
     """
-    table = pq.read_table(run_folder(home, run_id) / "samples.parquet")
-    frame: pd.DataFrame = table.to_pandas()
+    return with_times(pq.read_table(run_folder(home, run_id) / "samples.parquet").to_pandas())
+
+
+def with_times(frame: pd.DataFrame) -> pd.DataFrame:
+    """The samples as they were written, with what follows from their moments; an empty error is none."""
+    frame = frame.assign(error=frame["error"].astype("str").replace("", None).astype("category"))
     sent, done = frame["sent_us"].ne(NEVER), frame["done_us"].ne(NEVER)
     frame["response_ms"] = ((frame["done_us"] - frame["intended_us"]) / 1e3).where(done)
     frame["service_ms"] = ((frame["done_us"] - frame["sent_us"]) / 1e3).where(done & sent)

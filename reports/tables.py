@@ -62,7 +62,7 @@ def table(caption: str, frame: pd.DataFrame, columns: Sequence[str] = ()) -> Tab
 
 def facts(caption: str, told: dict[str, Any]) -> Table:
     """Names and what they are."""
-    return Table(caption, pd.DataFrame(list(told.items()), columns=["what", "value"]), headed=False)
+    return Table(caption, pd.DataFrame(list(told.items()), columns=["what", "value"], dtype=object), headed=False)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.records import Acceptance, Run
+from reports.records import Acceptance, Run, Threshold
 from reports.tables import Verdict, Verdicts, number
 
 
@@ -14,14 +14,18 @@ def of_run(run: Run) -> Verdicts:
     """A run's own thresholds, and before them whether it may be believed at all."""
     ended = {"finished": True, "crashed": False}.get(run.state)
     found = [
-        Verdict("the run came to its end", run.state, ended),
+        Verdict("the run came to its end", run.problem or run.state, ended),
         Verdict("the generator kept up", "outcome: " + (run.outcome or "none yet"), _kept_up(run)),
+        *(Verdict(f"generator: {one.expression}", _figure(one), one.ok) for one in run.gates),
     ]
-    for one in run.thresholds:
-        told = "no figure" if one.value is None else number(one.value)
-        # what an invalid run measured is the generator, not the server: its thresholds neither hold nor fail
-        found.append(Verdict(one.expression, told, None if run.outcome == "invalid" else one.ok))
+    # what an invalid run measured is the generator, not the server: its thresholds neither hold nor fail
+    invalid = run.outcome == "invalid"
+    found += [Verdict(one.expression, _figure(one), None if invalid else one.ok) for one in run.thresholds]
     return Verdicts(f"{run.run_id} ({run.kind})", tuple(found))
+
+
+def _figure(one: Threshold) -> str:
+    return "no figure" if one.value is None else number(one.value)
 
 
 def _kept_up(run: Run) -> bool | None:

@@ -55,7 +55,7 @@ def operations(
         "sent_us": np.minimum(intended + wait_us, done),
         "done_us": done,
         "status": 200,
-        "error": None,
+        "error": "",
         "seq": -1,
     }
     return pd.DataFrame({**whole, **more}, index=range(count))

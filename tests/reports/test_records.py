@@ -22,6 +22,28 @@ def test_samples_know_response_service_and_lag(tmp_path: Path) -> None:
     assert str(samples["kind"].dtype) == "category"
 
 
+@pytest.mark.parametrize("none", ["", None])
+def test_an_empty_error_is_none(tmp_path: Path, none: str | None) -> None:
+    data.a_run(tmp_path, "r-1", data.operations([1.0, 2.0], error=[none, "http_500"]))
+    samples = reports.samples("r-1", tmp_path)
+    assert samples["error"].isna().tolist() == [True, False]
+
+
+def test_a_run_that_just_began_is_read(tmp_path: Path) -> None:
+    unknown = {
+        "finished_at": None,
+        "outcome": None,
+        "log_seq": None,
+        "results": {},
+        "thresholds": [],
+        "git_commit": None,
+    }
+    data.a_run(
+        tmp_path, "r-1", data.operations([1.0]), state="running", later="unknown fields are left aside", **unknown
+    )
+    assert reports.record("r-1", tmp_path).log_seq is None
+
+
 def test_what_was_never_sent_has_no_times(tmp_path: Path) -> None:
     found = data.operations([1.0])
     found[["sent_us", "done_us"]] = -1

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from reports import statistics
+from reports.records import with_times
 from reports.statistics import Interval, difference, interval, percentile, permutation_p, slope
 from tests.reports import data
 
@@ -37,8 +38,7 @@ def test_percentiles_of_nothing_are_missing() -> None:
 def test_figures_of_a_kind_are_those_worked_out_by_hand() -> None:
     writes = data.unanswered(data.operations([5.0] * 20, kind="write"), [3, 4])
     samples = pd.concat([data.one_to_a_hundred(), writes], ignore_index=True)
-    samples["response_ms"] = ((samples["done_us"] - samples["intended_us"]) / 1e3).where(samples["done_us"] >= 0)
-    table = statistics.by_kind(samples).set_index("kind")
+    table = statistics.by_kind(with_times(samples)).set_index("kind")
     assert table.loc["read", ["count", "errors", "p50", "p95", "p99", "max", "note"]].tolist() == [
         10_000,
         0,
@@ -53,8 +53,7 @@ def test_figures_of_a_kind_are_those_worked_out_by_hand() -> None:
 
 def test_phases_are_told_apart() -> None:
     samples = pd.concat([data.one_to_a_hundred(1, phase="before"), data.one_to_a_hundred(1, phase="after")])
-    samples["response_ms"] = (samples["done_us"] - samples["intended_us"]) / 1e3
-    assert statistics.by_kind(samples)["phase"].tolist() == ["before", "after"]
+    assert statistics.by_kind(with_times(samples))["phase"].tolist() == ["before", "after"]
 
 
 def test_an_interval_holds_what_it_is_of_and_is_the_same_each_time() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import reports
 from reports import evidence, streams, verdicts, work
-from reports.records import Run
+from reports.records import Run, with_times
 from tests.reports import data
 
 
@@ -162,8 +162,7 @@ def test_an_invalid_run_neither_passes_nor_fails() -> None:
 
 def test_a_stream_is_judged_client_by_client() -> None:
     """Five clients of a thousand events; the second lost seq 5 and got seq 7 twice; an event every 100 ms."""
-    samples = data.stream(5, 1000)
-    samples["response_ms"] = (samples["done_us"] - samples["intended_us"]) / 1e3
+    samples = with_times(data.stream(5, 1000))
     clients = streams.by_client(samples).set_index("client")
     assert clients.loc[1, ["received", "missing", "repeated"]].tolist() == [1000, 1, 1]
     assert clients.loc[0, ["received", "missing", "repeated"]].tolist() == [1000, 0, 0]
