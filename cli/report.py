@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -43,7 +43,8 @@ def report(
     if against and what in ("audit", "acceptance"):
         raise WrongUse(f"--against compares runs: {what} is none")
     home = workspace.settings().home
-    made = _while_telling(lambda: _make(what, list(against or ()), home))
+    with _telling():
+        made = _make(what, list(against or ()), home)
     if json:
         paths = {"html": str(made.html), "notebook": str(made.notebook)}
         address = made.html.relative_to(home).as_posix()
@@ -70,14 +71,22 @@ def _make(what: str, against: list[str], home: Path) -> Report:
         raise Failure(str(error)) from None
 
 
-def _while_telling(make: Callable[[], Report]) -> Report:
-    """Do it in a thread, and tell how long it has been going on: a kernel takes two seconds to start."""
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Tells from a thread how long it has been going on: the work stays in the main one, where Ctrl-C reaches it."""
     done = threading.Event()
-    with ThreadPoolExecutor(max_workers=1) as pool, progress("making the report, seconds") as tell:
-        making = pool.submit(make)
-        making.add_done_callback(lambda _: done.set())
+
+    def tell_on() -> None:
         waited = 0.0
         while not done.wait(_LOOK_S):
             waited += _LOOK_S
             tell(int(waited), None)
-        return making.result()
+
+    with progress("making the report, seconds") as tell:
+        teller = threading.Thread(target=tell_on, daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            done.set()
+            teller.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import Any, Final
@@ -87,13 +88,23 @@ async def write_report(settings: Settings, what: str, *options: str) -> Made:
     except TimeoutError:
         raise ReportFailed(f"the report of {what} took longer than {LONGEST_S} s") from None
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
+        await asyncio.shield(_ended(process))
     if process.returncode != 0:
         raise ReportFailed(
             said.decode(errors="replace").strip().rpartition("\n")[2] or f"exit code {process.returncode}"
         )
     return Made.model_validate(orjson.loads(out))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Its own end, else one that it is asked for, so that it can end its kernel; else it is killed."""
+    for signal_, patience_s in ((signal.SIGINT, 5.0), (signal.SIGKILL, None)):
+        if process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(signal_)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), patience_s)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,12 +141,39 @@ def execute(notebook: nbformat.NotebookNode, home: Path) -> None:
         said = folder / "kernel.log"
         try:
             with said.open("wb") as log:
-                asyncio.run(client.async_execute(env=surroundings, stdout=log, stderr=log, cleanup_kc=True))
+                _Running(client, env=surroundings, stdout=log, stderr=log).to_its_end()
         except CellExecutionError as error:
             raise ReportFailed(f"a cell of the notebook failed: {error.ename}: {error.evalue}") from None
         except (CellTimeoutError, DeadKernelError) as error:
             last = said.read_text(errors="replace").strip().rpartition("\n")[2]
             raise ReportFailed(f"the notebook did not come to its end: {error} {last}".rstrip()) from None
+
+
+class _Running:
+    """A notebook that runs in a thread of its own: there nbclient leaves the process's signals alone.
+
+    With them in its hands, Ctrl-C would end the kernel under a run that goes on.
+    """
+
+    def __init__(self, client: NotebookClient, **start: Any) -> None:
+        self._client, self._start = client, start
+        self._cancel: Callable[[], object] = lambda: None
+
+    def to_its_end(self) -> None:
+        """Wait for the last cell. Ctrl-C cancels the run, ends the kernel, and goes on as KeyboardInterrupt."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            running = pool.submit(asyncio.run, self._run())
+            try:
+                running.result()
+            except KeyboardInterrupt:
+                self._cancel()
+                raise
+
+    async def _run(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        await self._client.async_execute(cleanup_kc=True, **self._start)
 
 
 def _this_python(folder: Path) -> KernelSpecManager:

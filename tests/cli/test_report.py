@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+
+import psutil
+import pytest
 
 from tests.cli.conftest import Run
 from tests.reports import data
@@ -36,3 +43,28 @@ def test_runs_are_compared_with_those_that_are_named_and_machines_get_json(run: 
     assert {one["ok"] for one in told["verdicts"]} == {None}
     assert "too few runs" in told["verdicts"][0]["value"]
     assert run("report", "b", "--against", "c").code == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_kernel_and_leaves_nothing_half_written(home: Path) -> None:
+    data.a_log(home)
+    command = [sys.executable, "-m", "cli.main", "report", "audit"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        kernels = kernels_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert psutil.wait_procs(kernels, timeout=10)[1] == []
+    assert not (home / "reports").exists()
+
+
+def kernels_of(pid: int) -> list[psutil.Process]:
+    """The kernels that a process started, as soon as there is one."""
+    ends = time.monotonic() + 30
+    while time.monotonic() < ends:
+        found = [one for one in psutil.Process(pid).children(recursive=True) if "ipykernel_launcher" in one.cmdline()]
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("no kernel was started")
