@@ -58,7 +58,7 @@ def of_log(log: pd.DataFrame, chain: dict[str, Any], coverage: pd.DataFrame, att
     problem = chain["problem"]
     gaps = missing(log)
     decided = coverage["digest_given"].dropna()
-    own = self_decided(attempts)
+    own = self_decided(attempts, log)
     found = [
         Verdict(
             "the chain holds", problem or f"{chain['events']:,} events, head {chain['head'][:19]}…", problem is None
@@ -85,12 +85,17 @@ def missing(log: pd.DataFrame) -> int:
     return int(log["seq"].max()) - int(log["seq"].nunique())
 
 
-def self_decided(attempts: pd.DataFrame) -> int:
-    """How many attempts were decided by who executed or reviewed any attempt of that task."""
+def self_decided(attempts: pd.DataFrame, log: pd.DataFrame) -> int:
+    """How many decisions and approvals came from who executed or reviewed any attempt of that task."""
     done = attempts[["task_id", "acked_by", "reviewed_by"]].melt("task_id", value_name="who").dropna()
     parts = set(zip(done["task_id"], done["who"].astype("str"), strict=True))
     decided = attempts.dropna(subset=["decided_by"])
-    return sum(pair in parts for pair in zip(decided["task_id"], decided["decided_by"].astype("str"), strict=True))
+    approvals = log[log["type"] == "approval_given"]
+    pairs = [
+        *zip(decided["task_id"], decided["decided_by"].astype("str"), strict=True),
+        *zip(approvals["subject"], approvals["actor"].astype("str"), strict=True),
+    ]
+    return sum(pair in parts for pair in pairs)
 
 
 def _share(what: str, held: pd.Series) -> Verdict:
