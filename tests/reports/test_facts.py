@@ -80,10 +80,11 @@ def test_lines_that_are_no_event_are_left_out_and_counted(tmp_path: Path) -> Non
     lines[3] = b"not json"
     lines[5] = b'{"seq":6}'
     lines[7] = lines[7].replace(b'"time":"2026-', b'"time":"someday-')
+    lines[9] = lines[9].replace(b'"time":"2026-11', b'"time":"2026-13')
     log_of(tmp_path).write_bytes(b"\n".join(lines) + b"\n")
     log = events(tmp_path)
-    assert log.attrs["unreadable"] == 3
-    assert set(range(1, len(lines) + 1)) - set(log["seq"]) == {4, 6, 8}
+    assert log.attrs["unreadable"] == 4
+    assert set(range(1, len(lines) + 1)) - set(log["seq"]) == {4, 6, 8, 10}
 
 
 def test_a_field_of_another_type_is_missing_and_the_rest_of_its_line_is_there(tmp_path: Path) -> None:
