@@ -1,0 +1,293 @@
+"""The rules for what agents send, and for what is missed when they send nothing. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from audit.event import Draft
+from audit.stamp import seconds_of
+from ssot import diff, intents
+from ssot.ruling import HEARTBEAT_EVENT_S, Case, No, Refusal, Ruling
+from ssot.task import Ack, Criterion, Dispatch, Issue, Operation, Part, Result, Verdict, externalise, plain
+
+
+def _this_dispatch(case: Case, dispatch_id: str) -> Dispatch:
+    """The current dispatch, if the message belongs to it and the attempt is open."""
+    attempt = case.attempt
+    if attempt.dispatch is None or attempt.dispatch.dispatch_id != dispatch_id:
+        current = attempt.dispatch.dispatch_id if attempt.dispatch else "none"
+        raise No(
+            "wrong_dispatch",
+            f"{case.task_id} is not at dispatch {dispatch_id[:80]}: its current one is {current}",
+            dispatch_id=dispatch_id[:200],
+        )
+    if attempt.ended is not None:
+        raise No(
+            "attempt_ended",
+            f"attempt {attempt.attempt} of {case.task_id} ended ({attempt.ended.reason}): the message comes too late",
+            dispatch_id=dispatch_id,
+        )
+    return attempt.dispatch
+
+
+def ack(case: Case, intent: intents.SendAck) -> Ruling:
+    body = intent.body
+    dispatch = _this_dispatch(case, body.dispatch_id)
+    event = case.require("ack", "it takes no ACK now")
+    if seconds_of(case.stamp.now) > seconds_of(dispatch.ack_deadline):
+        return _late(case, dispatch)
+    unlike = echo_difference(dispatch, body)
+    if unlike is not None:
+        where, expected, got = unlike
+        raise No(
+            "ack_mismatch",
+            f"the echo differs from the dispatch at {where}: expected {shown(expected)}, got {shown(got)}",
+            event="ack_mismatch",
+            dispatch_id=dispatch.dispatch_id,
+            where=where,
+            expected=shown(expected),
+            got=shown(got),
+        )
+    ack = {**plain(body), "at": case.stamp.now, "by": case.actor}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, ack=ack),))
+
+
+def _late(case: Case, dispatch: Dispatch) -> Ruling:
+    """A late ACK finds out what the watchdog would have: the attempt is over."""
+    refusal = Refusal(
+        "attempt_ended",
+        f"the ACK for {case.task_id} came after its deadline {dispatch.ack_deadline}",
+        {"dispatch_id": dispatch.dispatch_id},
+    )
+    return Ruling((_timed_out(case, dispatch),), refusal)
+
+
+def _timed_out(case: Case, dispatch: Dispatch) -> Draft:
+    ended = {"reason": "ack_timeout", "at": case.stamp.now}
+    return case.draft("ack_timeout", dispatch_id=dispatch.dispatch_id, ack_deadline=dispatch.ack_deadline, ended=ended)
+
+
+def echo_difference(dispatch: Dispatch, body: Ack) -> tuple[str, Any, Any] | None:
+    """The first place where an echo differs from its dispatch, with both values; None when it is word for word."""
+    told = [{**plain(c), "criterion_ref": c.id} for c in dispatch.acceptance_criteria]
+    for item in told:
+        del item["id"]
+    pairs = (
+        ("echo", told, [plain(echo) for echo in body.echo]),
+        ("scope", list(dispatch.scope), list(body.scope)),
+        ("issues", [plain(i) for i in dispatch.issues], [plain(i) for i in body.issues]),
+    )
+    for name, expected, got in pairs:
+        difference = _list_difference(name, externalise(expected)[0], externalise(got)[0])
+        if difference is not None:
+            return difference
+    return None
+
+
+def _list_difference(name: str, expected: list[Any], got: list[Any]) -> tuple[str, Any, Any] | None:
+    for index in range(max(len(expected), len(got))):
+        if index >= len(got):
+            return f"{name}[{index}]", expected[index], "nothing"
+        if index >= len(expected):
+            return f"{name}[{index}]", "nothing", got[index]
+        if expected[index] != got[index]:
+            return _inner_difference(f"{name}[{index}]", expected[index], got[index])
+    return None
+
+
+def _inner_difference(where: str, expected: Any, got: Any) -> tuple[str, Any, Any]:
+    if isinstance(expected, dict) and isinstance(got, dict):
+        for key in [*expected, *got]:
+            if expected.get(key) != got.get(key):
+                return f"{where}.{key}", expected.get(key), got.get(key)
+    return where, expected, got
+
+
+def shown(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 1000 else text[:1000] + f"… ({len(text)} characters)"
+
+
+def first_unlike(given: Sequence[Part], due: Sequence[Part]) -> str:
+    difference = _list_difference("issues", [plain(i) for i in due], [plain(i) for i in given])
+    where, expected, got = difference or ("issues", "", "")
+    return f"at {where} expected {shown(expected)}, got {shown(got)}"
+
+
+def _only_executor(case: Case, what: str) -> None:
+    ack = case.attempt.ack
+    if ack is not None and ack.by != case.actor:
+        raise No(
+            "not_the_executor",
+            f"{ack.by} acknowledged this dispatch: only it may send {what}, not {case.actor}",
+        )
+
+
+def heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
+    dispatch = _this_dispatch(case, intent.dispatch_id)
+    event = case.require("heartbeat", "it takes no heartbeat now")
+    _only_executor(case, "its heartbeats")
+    if seconds_of(case.stamp.now) - case.signs.last_heartbeat_event < HEARTBEAT_EVENT_S:
+        return Ruling()
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, note=intent.note[:1000]),))
+
+
+def result(case: Case, intent: intents.SendResult) -> Ruling:
+    body = intent.body
+    dispatch = _this_dispatch(case, body.dispatch_id)
+    event = case.require("result", "it takes no result now")
+    _only_executor(case, "its result")
+    problem = result_problem(dispatch, body)
+    if problem is not None:
+        raise No("result_refused", problem, event="result_refused", dispatch_id=dispatch.dispatch_id)
+    outside = paths_outside(dispatch.scope, body)
+    if outside:
+        raise No(
+            "scope_violation",
+            f"the result touches {len(outside)} paths outside the scope {list(dispatch.scope)}: "
+            f"{', '.join(outside[:5])}",
+            event="scope_violation",
+            dispatch_id=dispatch.dispatch_id,
+            paths=list(outside[:50]),
+        )
+    result = {**plain(body), "at": case.stamp.now, "by": case.actor}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, result=result),))
+
+
+def result_problem(dispatch: Dispatch, body: Result) -> str | None:
+    """What is wrong with a result's form and references; None when nothing is."""
+    if not body.work_log:
+        return "the work log has no operation: a result must show what was done"
+    if _has_blob(body):
+        return "texts are sent in full; only the server replaces long ones by their digest"
+    twice = _first_repeated([operation.op_id for operation in body.work_log])
+    if twice is not None:
+        return f"the operation id {twice} stands twice in the work log"
+    known = {criterion.id for criterion in dispatch.acceptance_criteria}
+    for operation in body.work_log:
+        for reference in operation.criterion_refs:
+            if reference not in known:
+                return f"operation {operation.op_id} points at {reference}, which is no criterion of this dispatch"
+    return _diff_problem(body)
+
+
+def _diff_problem(body: Result) -> str | None:
+    snapshot = body.diff_snapshot
+    if snapshot is None or snapshot.text is None:
+        return None
+    digest = hashlib.sha256(snapshot.text.encode()).hexdigest()
+    if digest != snapshot.sha256:
+        return f"diff_snapshot.sha256 is {snapshot.sha256}, but the text's is {digest}"
+    try:
+        diff.parse(snapshot.text)
+    except diff.DiffError as error:
+        return f"diff_snapshot.text is no unified diff: {error}"
+    return None
+
+
+def paths_outside(scope: Sequence[str], body: Result) -> tuple[str, ...]:
+    """The paths of a result, those of its diff and of its edits, that lie outside the scope."""
+    snapshot = body.diff_snapshot
+    touched = list(diff.paths(snapshot.text)) if snapshot and snapshot.text else []
+    touched += [operation.target for operation in body.work_log if operation.action == "edit"]
+    return tuple(dict.fromkeys(path for path in touched if not _inside(path, scope)))
+
+
+def _inside(path: str, scope: Sequence[str]) -> bool:
+    try:
+        return diff.in_scope(diff.normalise(path), scope)
+    except ValueError:
+        return False
+
+
+def verdict(case: Case, intent: intents.SendVerdict) -> Ruling:
+    body = intent.body
+    dispatch = _this_dispatch(case, body.dispatch_id)
+    event = case.require("verdict", "it takes no verdict now")
+    attempt = case.attempt
+    if attempt.ack is not None and attempt.ack.by == case.actor:
+        raise No("self_review", f"{case.actor} executed this attempt: it cannot review it")
+    result = attempt.result
+    problem = verdict_problem(dispatch, result.work_log if result else (), body)
+    if problem is not None:
+        raise No("verdict_refused", problem, event="verdict_refused", dispatch_id=dispatch.dispatch_id)
+    verdict = {**plain(body), "at": case.stamp.now, "by": case.actor}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, verdict=verdict),))
+
+
+def verdict_problem(dispatch: Dispatch, work_log: Sequence[Operation], body: Verdict) -> str | None:
+    """What is wrong with a verdict; None when nothing is."""
+    if _has_blob(body):
+        return "texts are sent in full; only the server replaces long ones by their digest"
+    if body.decision == "reject" and not body.issues:
+        return "a verdict of reject names at least one issue"
+    if body.decision == "approve" and any(issue.severity == "blocker" for issue in body.issues):
+        return "a verdict of approve has no issue of severity blocker"
+    return issues_problem(body.issues, dispatch.acceptance_criteria, work_log)
+
+
+def issues_problem(issues: Sequence[Issue], criteria: Sequence[Criterion], work_log: Sequence[Operation]) -> str | None:
+    """The first issue that points at nothing; None when all references resolve."""
+    twice = _first_repeated([issue.issue_id for issue in issues])
+    if twice is not None:
+        return f"the issue id {twice} stands twice"
+    known = {criterion.id for criterion in criteria}
+    operations = {operation.op_id for operation in work_log}
+    for issue in issues:
+        if issue.criterion_ref not in known:
+            return f"issue {issue.issue_id} points at {issue.criterion_ref}, which is no criterion of this dispatch"
+        if operations and not issue.op_refs:
+            return f"issue {issue.issue_id} names no operation of the work log"
+        dangling = next((ref for ref in issue.op_refs if ref not in operations), None)
+        if dangling is not None:
+            return f"issue {issue.issue_id} points at {dangling}, which is no operation of this result"
+    return None
+
+
+def _has_blob(value: Any) -> bool:
+    if isinstance(value, Part):
+        return getattr(value, "blob", None) is not None or any(_has_blob(item) for _, item in value)
+    return isinstance(value, tuple) and any(_has_blob(item) for item in value)
+
+
+def _first_repeated(ids: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    return next((i for i in ids if i in seen or seen.add(i)), None)  # type: ignore[func-returns-value]
+
+
+# ------------------------------------------------------------------------------------ silence, time-outs
+
+
+def warn(case: Case, intent: intents.WarnOfSilence) -> Ruling:
+    dispatch = _this_dispatch(case, intent.dispatch_id)
+    event = case.require("warn", "its executor is not working")
+    if case.signs.warned_at > seconds_of(intent.silent_since) or case.signs.last_sign > seconds_of(intent.silent_since):
+        return Ruling()  # warned of this silence already, or it was broken meanwhile
+    silence = seconds_of(case.stamp.now) - seconds_of(intent.silent_since)
+    return Ruling(
+        (
+            case.draft(
+                event,
+                dispatch_id=dispatch.dispatch_id,
+                silent_since=intent.silent_since,
+                silent_s=round(silence, 3),
+            ),
+        )
+    )
+
+
+def time_out(case: Case, intent: intents.TimeOutAck) -> Ruling:
+    dispatch = _this_dispatch(case, intent.dispatch_id)
+    case.require("time_out", "its ACK is not overdue")
+    if seconds_of(case.stamp.now) <= seconds_of(dispatch.ack_deadline):
+        raise No("too_early", f"the ACK of {case.task_id} is due at {dispatch.ack_deadline} only")
+    return Ruling((_timed_out(case, dispatch),))
+
+
+def end_attempt(case: Case, intent: intents.EndAttempt) -> Ruling:
+    dispatch = _this_dispatch(case, intent.dispatch_id)
+    event = case.require("end", "no attempt is under way")
+    ended = {"reason": intent.reason, "at": case.stamp.now}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, ended=ended, detail=intent.detail[:8000]),))

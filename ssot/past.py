@@ -1,0 +1,35 @@
+"""What a task's attempts come to: what has to be forwarded, how often it was rejected. Pure."""
+
+from __future__ import annotations
+
+from ssot.task import Issue, Task
+
+
+def rejects_in_a_row(task: Task) -> int:
+    """Rejected attempts since the last approval or unlock, each counted once; ended attempts do not break the row."""
+    count = 0
+    for attempt in reversed(task.attempts):
+        if attempt.unlocked is not None:
+            break
+        if attempt.decision is not None:
+            if attempt.decision.decision == "approved":
+                break
+            count += 1
+    return count
+
+
+def forwarded_issues(task: Task) -> tuple[Issue, ...]:
+    """The issues that the next dispatch must carry, verbatim and in order."""
+    attempt = task.current
+    if attempt is None:
+        return ()
+    if attempt.decision is None and attempt.ended is not None:
+        return attempt.dispatch.issues if attempt.dispatch else ()
+    found = attempt.verdict.issues if attempt.verdict else ()
+    return found + (attempt.decision.issues if attempt.decision else ())
+
+
+def people_barred(task: Task) -> frozenset[str]:
+    """Who executed or reviewed any attempt of the task, and therefore cannot decide it."""
+    parts = [part for a in task.attempts for part in (a.ack, a.result, a.verdict) if part is not None]
+    return frozenset(part.by for part in parts)
