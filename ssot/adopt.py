@@ -170,6 +170,9 @@ def _history(attempts: Any) -> list[Any]:
                 f"{where}.decision",
                 "the log knows no such decision: nobody decides by a file",
             )
+        said = next((name for name in ("low_risk", "reminded", "overdue_at") if attempt.get(name)), None)
+        if said is not None:
+            raise _Breach("history_changed", f"{where}.{said}", "only the log says this of an attempt")
         if attempt.get("unlocked") is not None:
             raise _Breach("forged_decision", f"{where}.unlocked", "the log knows no such unlock")
         if attempt.get("dispatch") is None:

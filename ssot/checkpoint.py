@@ -14,10 +14,11 @@ from audit.event import Corrupt
 from audit.files import Signature
 from audit.log import LogReader, Place, Rewound
 from ssot.alarms import Raised
+from ssot.gate import DueDecision
 from ssot.rules import Signs
 from ssot.view import Entry, HeldFile, OpenAttempt, Remembered, View
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 NAME: Final = "checkpoint.json"
 _MAX_BYTES: Final = 4 * 1024**3
 
@@ -42,6 +43,8 @@ def take(view: View, reader: LogReader) -> Snapshot:
         "deliveries": [(key.hex(), seq) for key, seq in view.deliveries.items()],
         "alarms": [asdict(raised) for raised in view.alarms.values()],
         "last_change": list(view.last_change),
+        "due": [asdict(one) for one in view.due.values()],
+        "projects": view.projects,
     }
     # signatures as they are now: a later one may vouch for bytes that are not flushed yet
     rows = [(entry, entry.signature, entry.checked_ns) for entry in view.entries.values()]
@@ -114,4 +117,8 @@ def _view(body: dict[str, Any]) -> View:
     view.alarms = {raised["alarm"]: Raised(**raised) for raised in body["alarms"]}
     seq, cursor = body["last_change"]
     view.last_change = (seq, cursor)
+    for due in body["due"]:
+        due["reminders"] = tuple((moment, before_s) for moment, before_s in due["reminders"])
+        view.due[due["task_id"]] = DueDecision(**due)
+    view.projects = body["projects"]
     return view

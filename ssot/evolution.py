@@ -7,7 +7,21 @@ from typing import Any, Final, TypeVar
 
 from audit.event import Event
 from ssot.states import OPEN, stage_of, status_of
-from ssot.task import Ack, Attempt, Build, Decision, Dispatch, Ended, Part, Result, Task, Unlocked, Verdict, plain
+from ssot.task import (
+    Ack,
+    Approval,
+    Attempt,
+    Build,
+    Decision,
+    Dispatch,
+    Ended,
+    Part,
+    Result,
+    Task,
+    Unlocked,
+    Verdict,
+    plain,
+)
 
 PartT = TypeVar("PartT", bound=Part)
 
@@ -57,7 +71,21 @@ def _part(model: type[PartT], data: dict[str, Any]) -> PartT:
 
 
 def _with_part(task: Task, **parts: Part) -> tuple[Attempt, ...]:
-    return (*task.attempts[:-1], task.attempts[-1].model_copy(update=parts))
+    return _changed(task, **parts)
+
+
+def _changed(task: Task, **fields: Any) -> tuple[Attempt, ...]:
+    """The attempts, with something in the current one set."""
+    return (*task.attempts[:-1], task.attempts[-1].model_copy(update=fields))
+
+
+def _delivered(task: Task, data: dict[str, Any]) -> tuple[Attempt, ...]:
+    low_risk = {"low_risk": True} if data.get("low_risk") else {}
+    return _changed(task, result=_part(Result, data["result"]), **low_risk)
+
+
+def _with_approval(task: Task, data: dict[str, Any]) -> tuple[Attempt, ...]:
+    return _changed(task, approvals=(*task.attempts[-1].approvals, _part(Approval, data["approval"])))
 
 
 _Evolution = Callable[[Task, Event, dict[str, Any]], tuple[tuple[Attempt, ...], bool]]
@@ -79,10 +107,7 @@ _EVOLUTIONS: Final[dict[str, _Evolution]] = {
     "task_dispatched": _dispatched,
     "task_redispatched": _dispatched,
     "ack_received": lambda task, event, data: (_with_part(task, ack=_part(Ack, data["ack"])), task.locked),
-    "result_received": lambda task, event, data: (
-        _with_part(task, result=_part(Result, data["result"])),
-        task.locked,
-    ),
+    "result_received": lambda task, event, data: (_delivered(task, data), task.locked),
     "verdict_received": lambda task, event, data: (
         _with_part(task, verdict=_part(Verdict, data["verdict"])),
         task.locked,
@@ -95,6 +120,12 @@ _EVOLUTIONS: Final[dict[str, _Evolution]] = {
         _with_part(task, ended=_part(Ended, data["ended"])),
         task.locked,
     ),
+    "approval_given": lambda task, event, data: (_with_approval(task, data), task.locked),
+    "decision_reminder": lambda task, event, data: (
+        _changed(task, reminded=(*task.attempts[-1].reminded, data["before_s"])),
+        task.locked,
+    ),
+    "decision_overdue": lambda task, event, data: (_changed(task, overdue_at=data["overdue_at"]), task.locked),
     "task_approved": _decided,
     "task_rejected": _decided,
     "reject_lock": lambda task, event, data: (task.attempts, True),

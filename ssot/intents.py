@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssot.task import AckBody, Build, Criterion, Issue, ResultBody, Source, VerdictBody
+from ssot.task import AckBody, Build, Criterion, Issue, RecordedPolicy, ResultBody, Source, VerdictBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,37 @@ class SetBuild:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the task's project says to a dispatch that names no agent, and to a task without a scope.
+
+    `problem` is why nothing can be said: then nothing is dispatched.
+    """
+
+    policy: RecordedPolicy | None = None
+    executor: str | None = None
+    reviewer: str | None = None
+    scope: tuple[str, ...] = ()
+    problem: str = ""
+
+
+NO_PROJECT = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Hand the task to an executor. `issues`, where given, must be exactly those that have to be forwarded."""
+    """Hand the task to an executor. `issues`, where given, must be exactly those that have to be forwarded.
+
+    Agents that are not named are those of the task's project, else `fake`. `terms` are always set by the store.
+    """
 
     dispatch_id: str
-    executor: str = "fake"
-    reviewer: str = "fake"
+    executor: str | None = None
+    reviewer: str | None = None
     ack_timeout_s: float = 30.0
     issues: tuple[Issue, ...] | None = None
+    executor_family: str | None = None
+    reviewer_family: str | None = None
+    terms: Terms = NO_PROJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +128,21 @@ class EndAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class RemindOfDecision:
+    """The decision's deadline is `before_s` seconds away, or nearer."""
+
+    dispatch_id: str
+    before_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindDecisionOverdue:
+    """The decision's deadline has passed."""
+
+    dispatch_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Approve:
     reason: str = ""
     review_digest: str | None = None
@@ -134,6 +172,8 @@ Intent = (
     | WarnOfSilence
     | TimeOutAck
     | EndAttempt
+    | RemindOfDecision
+    | FindDecisionOverdue
     | Approve
     | Reject
     | Unlock

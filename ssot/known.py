@@ -208,6 +208,8 @@ class Known:
             self.view.hold(event)
         elif event.type == "alert":
             self.view.alarms = alarms.standing(self.view.alarms, event)
+        elif event.type == "projects_changed":
+            self.view.projects = event.data["new"]
         elif event.type == "task_restored":
             self.view.held.pop(f"{event.subject}.json", None)
         record = event.data.get("idempotency")

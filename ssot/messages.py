@@ -9,11 +9,26 @@ from typing import Any
 from audit.event import Draft
 from audit.stamp import seconds_of
 from ssot import diff, intents
+from ssot.past import identities
 from ssot.ruling import HEARTBEAT_EVENT_S, Case, No, Refusal, Ruling
-from ssot.task import Ack, Criterion, Dispatch, Issue, Operation, Part, Result, Verdict, externalise, plain
+from ssot.task import (
+    Ack,
+    Attempt,
+    Criterion,
+    Dispatch,
+    Issue,
+    Operation,
+    Part,
+    RecordedPolicy,
+    Result,
+    Verdict,
+    externalise,
+    issue_digest,
+    plain,
+)
 
 
-def _this_dispatch(case: Case, dispatch_id: str) -> Dispatch:
+def this_dispatch(case: Case, dispatch_id: str) -> Dispatch:
     """The current dispatch, if the message belongs to it and the attempt is open."""
     attempt = case.attempt
     if attempt.dispatch is None or attempt.dispatch.dispatch_id != dispatch_id:
@@ -34,7 +49,7 @@ def _this_dispatch(case: Case, dispatch_id: str) -> Dispatch:
 
 def ack(case: Case, intent: intents.SendAck) -> Ruling:
     body = intent.body
-    dispatch = _this_dispatch(case, body.dispatch_id)
+    dispatch = this_dispatch(case, body.dispatch_id)
     event = case.require("ack", "it takes no ACK now")
     if seconds_of(case.stamp.now) > seconds_of(dispatch.ack_deadline):
         return _late(case, dispatch)
@@ -50,7 +65,7 @@ def ack(case: Case, intent: intents.SendAck) -> Ruling:
             expected=shown(expected),
             got=shown(got),
         )
-    ack = {**plain(body), "at": case.stamp.now, "by": case.actor}
+    ack = case.signed(plain(body))
     return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, ack=ack),))
 
 
@@ -78,8 +93,9 @@ def echo_difference(dispatch: Dispatch, body: Ack) -> tuple[str, Any, Any] | Non
         ("echo", told, [plain(echo) for echo in body.echo]),
         ("scope", list(dispatch.scope), list(body.scope)),
         ("issues", [plain(i) for i in dispatch.issues], [plain(i) for i in body.issues]),
+        ("issue_digests", [issue_digest(i) for i in dispatch.issues], list(body.issue_digests)),
     )
-    for name, expected, got in pairs:
+    for name, expected, got in pairs if body.issue_digests else pairs[:-1]:  # an echo may leave the digests out
         difference = _list_difference(name, externalise(expected)[0], externalise(got)[0])
         if difference is not None:
             return difference
@@ -126,7 +142,7 @@ def _only_executor(case: Case, what: str) -> None:
 
 
 def heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
-    dispatch = _this_dispatch(case, intent.dispatch_id)
+    dispatch = this_dispatch(case, intent.dispatch_id)
     event = case.require("heartbeat", "it takes no heartbeat now")
     _only_executor(case, "its heartbeats")
     if seconds_of(case.stamp.now) - case.signs.last_heartbeat_event < HEARTBEAT_EVENT_S:
@@ -136,7 +152,7 @@ def heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
 
 def result(case: Case, intent: intents.SendResult) -> Ruling:
     body = intent.body
-    dispatch = _this_dispatch(case, body.dispatch_id)
+    dispatch = this_dispatch(case, body.dispatch_id)
     event = case.require("result", "it takes no result now")
     _only_executor(case, "its result")
     problem = result_problem(dispatch, body)
@@ -152,8 +168,12 @@ def result(case: Case, intent: intents.SendResult) -> Ruling:
             dispatch_id=dispatch.dispatch_id,
             paths=list(outside[:50]),
         )
-    result = {**plain(body), "at": case.stamp.now, "by": case.actor}
-    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, result=result),))
+    problem = evidence_problem(dispatch, body)
+    if problem is not None:
+        raise No("result_refused", problem, event="result_refused", dispatch_id=dispatch.dispatch_id)
+    result = case.signed(plain(body))
+    told = {"low_risk": True} if is_low_risk(dispatch.policy, body) else {}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, result=result, **told),))
 
 
 def result_problem(dispatch: Dispatch, body: Result) -> str | None:
@@ -173,6 +193,20 @@ def result_problem(dispatch: Dispatch, body: Result) -> str | None:
     return _diff_problem(body)
 
 
+def evidence_problem(dispatch: Dispatch, body: Result) -> str | None:
+    """What a result that says `completed` does not show."""
+    if body.outcome != "completed":
+        return None
+    shown_for = {reference for operation in body.work_log for reference in operation.criterion_refs}
+    bare = [one.id for one in dispatch.acceptance_criteria if one.id not in shown_for]
+    if bare:
+        return f"no operation is shown for {', '.join(bare[:5])}: a completed result shows one for every criterion"
+    asked = dispatch.policy is not None and dispatch.policy.require_run
+    if asked and not any(operation.action in ("run", "test") for operation in body.work_log):
+        return "no operation of action run or test is shown, and the project asks for one"
+    return None
+
+
 def _diff_problem(body: Result) -> str | None:
     snapshot = body.diff_snapshot
     if snapshot is None or snapshot.text is None:
@@ -189,10 +223,26 @@ def _diff_problem(body: Result) -> str | None:
 
 def paths_outside(scope: Sequence[str], body: Result) -> tuple[str, ...]:
     """The paths of a result, those of its diff and of its edits, that lie outside the scope."""
+    return tuple(path for path in _touched(body) if not _inside(path, scope))
+
+
+def is_low_risk(policy: RecordedPolicy | None, body: Result) -> bool:
+    """Whether everything that a result touches, and something is, lies where its project asks nobody."""
+    if policy is None or policy.human_gate or not policy.low_risk or body.outcome != "completed":
+        return False
+    snapshot = body.diff_snapshot
+    if snapshot is None or not snapshot.text:
+        return False
+    touched = _touched(body)
+    return bool(touched) and all(_inside(path, policy.low_risk) for path in touched)
+
+
+def _touched(body: Result) -> tuple[str, ...]:
+    """The paths of a result: those of its diff and of its edits."""
     snapshot = body.diff_snapshot
     touched = list(diff.paths(snapshot.text)) if snapshot and snapshot.text else []
     touched += [operation.target for operation in body.work_log if operation.action == "edit"]
-    return tuple(dict.fromkeys(path for path in touched if not _inside(path, scope)))
+    return tuple(dict.fromkeys(touched))
 
 
 def _inside(path: str, scope: Sequence[str]) -> bool:
@@ -204,17 +254,40 @@ def _inside(path: str, scope: Sequence[str]) -> bool:
 
 def verdict(case: Case, intent: intents.SendVerdict) -> Ruling:
     body = intent.body
-    dispatch = _this_dispatch(case, body.dispatch_id)
+    dispatch = this_dispatch(case, body.dispatch_id)
     event = case.require("verdict", "it takes no verdict now")
     attempt = case.attempt
-    if attempt.ack is not None and attempt.ack.by == case.actor:
-        raise No("self_review", f"{case.actor} executed this attempt: it cannot review it")
+    if attempt.ack is not None and case.who & identities(attempt.ack.by, attempt.ack.on_behalf_of):
+        raise No("self_review", f"{case.actor} executed this attempt, or had it done: it cannot review it")
+    _check_families(attempt, body)
     result = attempt.result
     problem = verdict_problem(dispatch, result.work_log if result else (), body)
     if problem is not None:
         raise No("verdict_refused", problem, event="verdict_refused", dispatch_id=dispatch.dispatch_id)
-    verdict = {**plain(body), "at": case.stamp.now, "by": case.actor}
-    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, verdict=verdict),))
+    verdict = case.signed(plain(body))
+    told = {"says_nothing": True} if says_nothing(body) else {}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, verdict=verdict, **told),))
+
+
+def says_nothing(verdict: Verdict) -> bool:
+    """Whether a verdict shows no trace of a reading: a bare approval, without a summary and without an issue."""
+    is_blank = verdict.blob is None and not (verdict.summary or "").strip()
+    return verdict.decision == "approve" and is_blank and not verdict.issues
+
+
+def _check_families(attempt: Attempt, body: Verdict) -> None:
+    """Two models of one family are not two opinions, where the policy says so. The workspace's word counts first."""
+    dispatch = attempt.dispatch
+    if dispatch is None or dispatch.policy is None or not dispatch.policy.distinct_model_family:
+        return
+    executor = dispatch.executor_family or (attempt.ack.model_family if attempt.ack else None)
+    check_families(executor, dispatch.reviewer_family or body.model_family)
+
+
+def check_families(executor: str | None, reviewer: str | None) -> None:
+    """Raises No where both families are known and the same."""
+    if executor and reviewer and executor.casefold() == reviewer.casefold():
+        raise No("same_model_family", f"executor and reviewer are both {executor}: the project asks for two families")
 
 
 def verdict_problem(dispatch: Dispatch, work_log: Sequence[Operation], body: Verdict) -> str | None:
@@ -225,6 +298,8 @@ def verdict_problem(dispatch: Dispatch, work_log: Sequence[Operation], body: Ver
         return "a verdict of reject names at least one issue"
     if body.decision == "approve" and any(issue.severity == "blocker" for issue in body.issues):
         return "a verdict of approve has no issue of severity blocker"
+    if dispatch.policy is not None and dispatch.policy.require_reading and says_nothing(body):
+        return "a verdict says what was found: the project takes no bare approvals"
     return issues_problem(body.issues, dispatch.acceptance_criteria, work_log)
 
 
@@ -261,7 +336,7 @@ def _first_repeated(ids: Sequence[str]) -> str | None:
 
 
 def warn(case: Case, intent: intents.WarnOfSilence) -> Ruling:
-    dispatch = _this_dispatch(case, intent.dispatch_id)
+    dispatch = this_dispatch(case, intent.dispatch_id)
     event = case.require("warn", "its executor is not working")
     if case.signs.warned_at > seconds_of(intent.silent_since) or case.signs.last_sign > seconds_of(intent.silent_since):
         return Ruling()  # warned of this silence already, or it was broken meanwhile
@@ -279,7 +354,7 @@ def warn(case: Case, intent: intents.WarnOfSilence) -> Ruling:
 
 
 def time_out(case: Case, intent: intents.TimeOutAck) -> Ruling:
-    dispatch = _this_dispatch(case, intent.dispatch_id)
+    dispatch = this_dispatch(case, intent.dispatch_id)
     case.require("time_out", "its ACK is not overdue")
     if seconds_of(case.stamp.now) <= seconds_of(dispatch.ack_deadline):
         raise No("too_early", f"the ACK of {case.task_id} is due at {dispatch.ack_deadline} only")
@@ -287,7 +362,7 @@ def time_out(case: Case, intent: intents.TimeOutAck) -> Ruling:
 
 
 def end_attempt(case: Case, intent: intents.EndAttempt) -> Ruling:
-    dispatch = _this_dispatch(case, intent.dispatch_id)
+    dispatch = this_dispatch(case, intent.dispatch_id)
     event = case.require("end", "no attempt is under way")
     ended = {"reason": intent.reason, "at": case.stamp.now}
     return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, ended=ended, detail=intent.detail[:8000]),))

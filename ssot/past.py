@@ -30,6 +30,23 @@ def forwarded_issues(task: Task) -> tuple[Issue, ...]:
 
 
 def people_barred(task: Task) -> frozenset[str]:
-    """Who executed or reviewed any attempt of the task, and therefore cannot decide it."""
+    """Who executed or reviewed any attempt of the task, or had it done, and therefore cannot decide it."""
     parts = [part for a in task.attempts for part in (a.ack, a.result, a.verdict) if part is not None]
-    return frozenset(part.by for part in parts)
+    return frozenset(name for part in parts for name in identities(part.by, part.on_behalf_of))
+
+
+def people_asking(task: Task) -> frozenset[str]:
+    """Who asked for the task or for any of its dispatches."""
+    dispatches = [a.dispatch for a in task.attempts if a.dispatch is not None]
+    created = [one.policy.created_by for one in dispatches if one.policy is not None and one.policy.created_by]
+    return frozenset(person(name) for name in (*created, *(one.by for one in dispatches)))
+
+
+def identities(by: str, on_behalf_of: str | None) -> frozenset[str]:
+    """Whom an act counts for: who did it, and on whose behalf."""
+    return frozenset({by} if on_behalf_of is None else {by, on_behalf_of})
+
+
+def person(name: str) -> str:
+    """The person behind a name: at the command line the same one acts as ``<name>@cli``."""
+    return name.removesuffix("@cli")

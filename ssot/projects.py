@@ -30,7 +30,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from audit import files
-from ssot.task import PRINCIPAL, Task
+from ssot.task import PRINCIPAL, RecordedPolicy, Task
 
 FILE: Final = Path("config") / "projects.toml"
 MENDS: Final = "build_task"
@@ -42,7 +42,7 @@ AgentName = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,1
 Principal = Annotated[str, Field(pattern=rf"\A{PRINCIPAL.pattern}\z")]
 Pattern = Annotated[str, Field(min_length=1, max_length=4096)]
 Patterns = Annotated[tuple[Pattern, ...], Field(strict=False, max_length=1000)]
-Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
+Seconds = Annotated[int, Field(ge=1, le=365 * 86400)]
 InboundSource = Literal["github", "xcode", "telegram"]
 
 
@@ -66,21 +66,23 @@ class ProjectPolicy(_Table):
     approvers: Annotated[tuple[Principal, ...], Field(strict=False, max_length=1000)] = ()
     """Who may approve; empty: whoever has the role."""
     four_eyes: bool = False
-    """Whether who asked for the dispatch is barred from deciding on it."""
+    """Whether who made the task or asked for one of its dispatches is barred from deciding on it."""
     distinct_model_family: bool = False
     """Whether the reviewer's model has to be of another family than the executor's, where both are known."""
     require_run: bool = False
     """Whether a completed result has to show a `run` or `test` operation."""
+    require_reading: bool = False
+    """Whether bare approvals are refused: a verdict has to say something, an approval its reason and what was read."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     """No attempt is begun behind this number; None: only the lock on rejects ends it."""
     auto_redispatch: bool | None = None
     """Whether a rejection starts the next attempt by itself; None: as `KIRCERTA_AUTO_REDISPATCH` says."""
     decision_deadline_s: Seconds | None = None
-    """Seconds from the verdict to the decision; behind it the attempt ends as `deadline_outcome`. Never an approval."""
+    """Seconds from the verdict to the decision; what comes behind it is `deadline_outcome`. Never an approval."""
     reminders_s: Annotated[tuple[Seconds, ...], Field(strict=False, max_length=10)] = ()
     """When people are reminded: seconds before the deadline."""
     deadline_outcome: Literal["decision_overdue", "expired"] = "decision_overdue"
-    """`decision_overdue`: it is said once and waits on; `expired`: the attempt ends."""
+    """`decision_overdue`: it is said once and waits on; `expired`: `policy:<project>` rejects it, too."""
 
     @model_validator(mode="after")
     def _fail_closed(self) -> Self:
@@ -90,6 +92,14 @@ class ProjectPolicy(_Table):
             raise ValueError(f"quorum = {self.quorum} can never be met by {len(set(self.approvers))} approvers")
         if self.reminders_s and self.decision_deadline_s is None:
             raise ValueError("reminders_s needs decision_deadline_s")
+        if self.decision_deadline_s is not None and max(self.reminders_s, default=0) >= self.decision_deadline_s:
+            raise ValueError(
+                "reminders_s are seconds before the deadline: each has to be less than decision_deadline_s"
+            )
+        if len(set(self.reminders_s)) < len(self.reminders_s):
+            raise ValueError("reminders_s: each may stand once only")
+        if self.deadline_outcome == "expired" and self.decision_deadline_s is None:
+            raise ValueError('deadline_outcome = "expired" needs decision_deadline_s')
         return self
 
 
@@ -148,6 +158,16 @@ class Project(_Table):
     task_for_failed_build: bool = False
     """Whether a build that fails opens a task of its own, to mend it."""
 
+    @property
+    def digest(self) -> str:
+        """``sha256:`` of what the project's table says, however it is written."""
+        return _digest(self)
+
+    def recorded(self, name: str, created_by: str | None = None) -> RecordedPolicy:
+        """The policy as a dispatch records it."""
+        told = self.policy.model_dump(mode="python")
+        return RecordedPolicy(project=name, digest=self.digest, created_by=created_by, **told)
+
     def means(self, task: Task) -> bool:
         """Whether a task that names no project is this one's, by where it came from."""
         return (
@@ -165,10 +185,7 @@ class Projects(_Table):
     @property
     def digest(self) -> str:
         """``sha256:`` of what the file says, however it is written."""
-        return (
-            "sha256:"
-            + hashlib.sha256(orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()
-        )
+        return _digest(self)
 
     def of(self, task: Task) -> tuple[str, Project] | None:
         """The project of a task: the one that `metadata.project` names, else the first that means it.
@@ -192,13 +209,18 @@ class Projects(_Table):
 
 def load(home: Path) -> Projects:
     """The projects of a workspace as its file has them now; none where there is no file. Raises BadProjectsFile."""
+    raw = read(home)
+    return Projects() if raw is None else parse(raw)
+
+
+def read(home: Path) -> bytes | None:
+    """The file's bytes, None where there is no file. Raises BadProjectsFile."""
     try:
-        raw, _ = files.read_regular(home / FILE, MAX_FILE_BYTES)
-    except FileNotFoundError:
-        return Projects()
+        return files.read_regular(home / FILE, MAX_FILE_BYTES)[0]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (OSError, files.NotRegular) as error:
         raise BadProjectsFile(f"{FILE} cannot be read: {error}") from None
-    return parse(raw)
 
 
 def parse(raw: bytes) -> Projects:
@@ -213,6 +235,11 @@ def parse(raw: bytes) -> Projects:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadProjectsFile(f"{FILE}: {where}: {first['msg']}") from None
+
+
+def _digest(table: _Table) -> str:
+    told = orjson.dumps(table.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    return "sha256:" + hashlib.sha256(told).hexdigest()
 
 
 def _matches(told: Any, patterns: tuple[str, ...]) -> bool:

@@ -9,15 +9,16 @@ from audit.event import Draft
 from audit.stamp import Stamp, later, seconds_of
 from ssot import gate, intents, messages
 from ssot.evolution import evolve, is_open
-from ssot.gate import owed
+from ssot.gate import OWING, is_owed_by, owed
 from ssot.intents import Intent
 from ssot.messages import echo_difference
 from ssot.past import forwarded_issues, people_barred, rejects_in_a_row
 from ssot.ruling import HEARTBEAT_EVENT_S, NO_SIGNS, Case, No, Policy, Refusal, Refused, Ruling, Signs
-from ssot.task import Build, Criterion, Dispatch, Task, plain
+from ssot.task import Build, Criterion, Dispatch, Task, issue_digest, plain
 
 __all__ = [
     "HEARTBEAT_EVENT_S",
+    "OWING",
     "Policy",
     "Refusal",
     "Refused",
@@ -30,6 +31,7 @@ __all__ = [
     "evolve",
     "forwarded_issues",
     "is_open",
+    "is_owed_by",
     "move_name",
     "owed",
     "people_barred",
@@ -47,9 +49,10 @@ def decide(
     stamp: Stamp,
     policy: Policy,
     signs: Signs = NO_SIGNS,
+    on_behalf_of: str | None = None,
 ) -> Ruling:
     """Judge an intent on a task as it stands. Never raises for what a caller may get wrong: that is a refusal."""
-    case = Case(task_id, task, actor, stamp, policy, signs)
+    case = Case(task_id, task, actor, stamp, policy, signs, on_behalf_of)
     try:
         return _RULES[type(intent)](case, intent)
     except No as no:
@@ -187,6 +190,8 @@ def _dispatch(case: Case, intent: intents.Dispatch) -> Ruling:
             f"{task.task_id} is locked after {rejects_in_a_row(task)} rejected attempts: unlock it first",
         )
     event = case.require("dispatch", "it cannot be dispatched")
+    number = task.attempts[-1].attempt + 1 if task.attempts else 1
+    _check_terms(case, intent, number)
     if not task.acceptance_criteria:
         raise No("no_criteria", f"{task.task_id} has no acceptance criteria: nothing could be judged")
     due = forwarded_issues(task)
@@ -201,15 +206,36 @@ def _dispatch(case: Case, intent: intents.Dispatch) -> Ruling:
         dispatch_id=intent.dispatch_id,
         at=case.stamp.now,
         by=case.actor,
-        executor=intent.executor,
-        reviewer=intent.reviewer,
+        executor=intent.executor or intent.terms.executor or "fake",
+        reviewer=intent.reviewer or intent.terms.reviewer or "fake",
         acceptance_criteria=task.acceptance_criteria,
-        scope=task.scope,
+        scope=task.scope or intent.terms.scope,
         issues=due,
         ack_deadline=later(case.stamp.now, intent.ack_timeout_s),
+        issue_digests=tuple(issue_digest(issue) for issue in due),
+        executor_family=intent.executor_family,
+        reviewer_family=intent.reviewer_family,
+        policy=intent.terms.policy,
     )
-    number = task.attempts[-1].attempt + 1 if task.attempts else 1
     return Ruling((case.draft(event, attempt=number, dispatch=plain(dispatch)),))
+
+
+def _check_terms(case: Case, intent: intents.Dispatch, number: int) -> None:
+    """Whether the task's project lets this attempt begin. A project that cannot be read lets none."""
+    if intent.terms.problem:
+        raise No("bad_projects_file", f"{case.task_id} cannot be dispatched: {intent.terms.problem}")
+    policy = intent.terms.policy
+    if policy is None:
+        return
+    if policy.max_attempts is not None and number > policy.max_attempts:
+        raise No(
+            "attempts_exhausted",
+            f"{case.task_id} had its {policy.max_attempts} attempts in the project {policy.project}: "
+            "none of them was approved, and no further one is begun",
+            max_attempts=policy.max_attempts,
+        )
+    if policy.distinct_model_family:
+        messages.check_families(intent.executor_family, intent.reviewer_family)
 
 
 _RULES: Final[dict[type, Callable[[Case, Any], Ruling]]] = {
@@ -224,6 +250,8 @@ _RULES: Final[dict[type, Callable[[Case, Any], Ruling]]] = {
     intents.WarnOfSilence: messages.warn,
     intents.TimeOutAck: messages.time_out,
     intents.EndAttempt: messages.end_attempt,
+    intents.RemindOfDecision: gate.remind,
+    intents.FindDecisionOverdue: gate.find_overdue,
     intents.Approve: gate.approve,
     intents.Reject: gate.reject,
     intents.Unlock: gate.unlock,
@@ -241,6 +269,8 @@ _MOVE_NAMES: Final[dict[type, str]] = {
     intents.WarnOfSilence: "warn",
     intents.TimeOutAck: "time_out",
     intents.EndAttempt: "end",
+    intents.RemindOfDecision: "remind",
+    intents.FindDecisionOverdue: "overdue",
     intents.Approve: "approve",
     intents.Reject: "reject",
     intents.Unlock: "unlock",

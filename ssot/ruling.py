@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from audit.event import Draft
 from audit.stamp import Stamp
+from ssot.past import identities
 from ssot.states import Stage, move_from, stage_of, stages_of
 from ssot.task import Attempt, Task
 
@@ -82,6 +83,23 @@ class Case:
     stamp: Stamp
     policy: Policy
     signs: Signs
+    on_behalf_of: str | None = None
+
+    @property
+    def who(self) -> frozenset[str]:
+        """Whom the act counts for: who does it, and on whose behalf."""
+        return identities(self.actor, self.on_behalf_of)
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """What the server sets in a part: who did it, and when."""
+        behalf = {} if self.on_behalf_of is None else {"on_behalf_of": self.on_behalf_of}
+        return {"by": self.actor, "at": self.stamp.now, **behalf}
+
+    def signed(self, part: dict[str, Any]) -> dict[str, Any]:
+        """A part as its sender wrote it, but for the signature: that is the server's, whatever stood there."""
+        part.pop("on_behalf_of", None)
+        return {**part, **self.signature}
 
     @property
     def known(self) -> Task:

@@ -16,8 +16,8 @@ STAGES: Final[dict[Stage, tuple[Status, str]]] = {
     "delivered": ("pending", "the result waits for its reviewer"),
     "ended": ("pending", "the attempt stopped before its verdict"),
     "needs_review": ("needs_review", "the verdict is there; a person decides"),
-    "approved": ("approved", "a person approved it"),
-    "rejected": ("rejected", "a person rejected it"),
+    "approved": ("approved", "people approved it, or the named low-risk policy of its project"),
+    "rejected": ("rejected", "a person rejected it, or nobody decided in time"),
 }
 """Each stage with the status that the document shows for it, and what it means."""
 
@@ -61,6 +61,9 @@ MOVES: Final[tuple[Move, ...]] = (
     Move("time_out", ("dispatched",), "ended", "ack_timeout", None),
     Move("end", OPEN, "ended", "attempt_ended", None),
     Move("approve", ("needs_review",), "approved", "task_approved", "approver"),
+    Move("approval", ("needs_review",), None, "approval_given", "approver"),
+    Move("remind", ("needs_review",), None, "decision_reminder", None),
+    Move("overdue", ("needs_review",), None, "decision_overdue", None),
     Move("reject", ("new", *OPEN, "ended", "needs_review"), "rejected", "task_rejected", "approver"),
     Move("lock", ("rejected",), None, "reject_lock", None),
     Move("unlock", ("rejected",), None, "task_unlocked", "approver"),

@@ -22,12 +22,13 @@ from ssot import checkpoint, rules
 from ssot.alarms import Raised
 from ssot.ingest import delivery as deliveries
 from ssot.ingest.delivery import Delivered, Delivery
-from ssot.intents import Create, Intent
+from ssot.intents import Create, Dispatch, Intent, Terms
 from ssot.known import Known, Planned
 from ssot.reconcile import Reconciler
 from ssot.rules import Policy, Refusal, Refused, Signs
 from ssot.shown import TaskFiles
 from ssot.task import TASK_ID, Task, document_bytes, document_digest, externalise
+from ssot.terms import ProjectsFile, Reading, change_of, terms_for
 
 __all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings"]
 
@@ -87,6 +88,7 @@ class Store(Known):
         self.settings = settings or StoreSettings()
         self._prepare()
         self.log = AuditLog(self.audit_folder, source=source, clock=clock, segment_bytes=self.settings.segment_bytes)
+        self.projects_file = ProjectsFile(home)
         self._shown = TaskFiles(self)
         self._reconciler = Reconciler(self, self._shown)
         self._refused: dict[tuple[Any, ...], float] = {}
@@ -147,10 +149,13 @@ class Store(Known):
         intent: Intent,
         *,
         actor: str,
+        on_behalf_of: str | None = None,
         idempotency: IdempotencyKey | None = None,
         timeout: float | None = None,
     ) -> Committed:
         """Judge an intent on the task as it stands now, and carry it out: log first, then the file.
+
+        `on_behalf_of`: for whom the actor acts, where it acts for another; the act counts for both.
 
         Raises:
             Refused: the rules said no (recorded in the log, but for an unknown task).
@@ -162,7 +167,7 @@ class Store(Known):
             if idempotency is not None and (first := self.view.recall(idempotency.key, transaction.stamp.now)):
                 return self._repeat(first.seq, first.body, first.refused, idempotency)
             untouchable = self._reconcile([task_id], transaction, quiet=False)
-            ruling = self._ruling(task_id, intent, actor, transaction)
+            ruling = self._ruling(task_id, intent, actor, transaction, on_behalf_of)
             drafts = ruling.drafts
             if idempotency is not None:
                 drafts = _with_idempotency(drafts, ruling.refusal, idempotency)
@@ -225,18 +230,46 @@ class Store(Known):
                     refused[position] = error
             return refused
 
-    def _ruling(self, task_id: str, intent: Intent, actor: str, transaction: Transaction) -> rules.Ruling:
+    def _ruling(
+        self, task_id: str, intent: Intent, actor: str, transaction: Transaction, on_behalf_of: str | None = None
+    ) -> rules.Ruling:
         """What the rules say to an intent on the task as it stands. Raises Refused for what is no rule's matter."""
         self._check_case(task_id, intent)
+        task = self.task_or_none(task_id)
+        if isinstance(intent, Dispatch) and task is not None:
+            intent = replace(intent, terms=self._terms(task, transaction))
         return rules.decide(
             task_id,
-            self.task_or_none(task_id),
+            task,
             intent,
             actor=actor,
             stamp=transaction.stamp,
             policy=self.settings.policy,
             signs=self._signs(task_id),
+            on_behalf_of=on_behalf_of,
         )
+
+    def _terms(self, task: Task, transaction: Transaction) -> Terms:
+        """The terms of a dispatch at this moment. A file that says something new is told of before the dispatch is."""
+        reading = self.projects_file.now()
+        self._record_projects(reading, transaction)
+        return terms_for(reading, task, lambda: self._creator_of(task.task_id))
+
+    def _record_projects(self, reading: Reading, transaction: Transaction) -> None:
+        changed = change_of(reading, self.view.projects)
+        if changed is not None:
+            self._record([changed], transaction)
+
+    def _creator_of(self, task_id: str) -> str | None:
+        first = next(audit_log.events_of(self.audit_folder, task_id), None)
+        return first.actor if first is not None else None
+
+    def notice_projects(self) -> None:
+        """Tell of a projects' file that says something else than before: once, whoever notices it."""
+        self.refresh()
+        if change_of(self.projects_file.now(), self.view.projects) is not None:
+            with self._transaction(None) as transaction:
+                self._record_projects(self.projects_file.now(), transaction)
 
     def _committed(self, task_id: str) -> Committed:
         document = self.document(task_id)
@@ -338,11 +371,12 @@ class Store(Known):
         return Committed(task, document_bytes(task), repeated=True)
 
     def _last_of_answer(self, event: Event) -> int:
-        """The seq up to which the first answer showed the task: a rejection may have locked it in the same commit."""
-        if event.type == "task_rejected":
+        """The seq up to which the first answer showed the task: what an event owed came in the same commit."""
+        while event.type in rules.OWING:
             following = audit_log.event_at(self.audit_folder, event.seq + 1)
-            if following is not None and (following.type, following.subject) == ("reject_lock", event.subject):
-                return following.seq
+            if following is None or following.subject != event.subject or not rules.is_owed_by(event, following):
+                break
+            event = following
         return event.seq
 
     @contextmanager
@@ -383,7 +417,7 @@ class Store(Known):
             return
         self._take_up_all()
         if transaction.applied < 0:  # after a reboot, or a log that was replaced: look everywhere
-            names, suspects = self._reconciler.differing(), self._often_rejected()
+            names, suspects = self._reconciler.differing(), [*self._often_rejected(), *self._at_the_gate()]
         else:
             names = [e.subject for e in self.events(transaction.applied) if e.subject in self.view.entries if e.subject]
             suspects = names
@@ -404,6 +438,10 @@ class Store(Known):
             if not row["locked"] and attempts >= self.settings.policy.max_rejects:
                 found.append(task_id)
         return found
+
+    def _at_the_gate(self) -> list[str]:
+        """Tasks whose decision may be owed."""
+        return [task_id for _, task_id in self.view.by_group.get("needs_review", ())]
 
     def _mark_applied(self, transaction: Transaction) -> None:
         """Tell the next holder of the lock that the files show the log, if they do."""
@@ -441,9 +479,9 @@ class Store(Known):
             plan = self._plan_one(waiting.pop(0), transaction, place, tasks)
             plans.append(plan)
             place = audit_log.after(plan.event)
-            if plan.event.type == "task_rejected" and plan.task is not None:
-                lock = rules.owed(plan.task, self.settings.policy)
-                waiting[:0] = [lock] if lock else []
+            if plan.event.type in rules.OWING and plan.task is not None:
+                due = rules.owed(plan.task, self.settings.policy)
+                waiting[:0] = [due] if due else []
         return plans
 
     def _plan_one(self, draft: Draft, transaction: Transaction, place: Place, tasks: dict[str, Task]) -> Planned:

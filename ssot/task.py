@@ -155,6 +155,31 @@ class DiffSnapshot(Texted):
     blob: Digest | None = _optional()
 
 
+class RecordedPolicy(Part):
+    """The policy of its project as a dispatch found it. It governs that attempt, whatever the file says later.
+
+    `digest` is that of the project's table. Counts and seconds are whole numbers: they are part of what is reviewed.
+    """
+
+    project: Name
+    digest: Digest
+    human_gate: bool = True
+    low_risk: tuple[Line, ...] = ()
+    quorum: Annotated[int, Field(ge=1)] = 1
+    approvers: tuple[Name, ...] = ()
+    four_eyes: bool = False
+    distinct_model_family: bool = False
+    require_run: bool = False
+    require_reading: bool = False
+    max_attempts: Annotated[int, Field(ge=1)] | None = None
+    auto_redispatch: bool | None = None
+    decision_deadline_s: Annotated[int, Field(ge=1)] | None = None
+    reminders_s: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    deadline_outcome: Literal["decision_overdue", "expired"] = "decision_overdue"
+    created_by: Name | None = _optional()
+    """Who made the task, where four eyes have to be other ones."""
+
+
 class Dispatch(Part):
     """A task handed to an executor: what it was told, and until when it has to answer."""
 
@@ -167,6 +192,11 @@ class Dispatch(Part):
     scope: tuple[Line, ...]
     issues: tuple[Issue, ...]
     ack_deadline: Timestamp
+    issue_digests: tuple[Digest, ...] = _optional(())
+    """The digest of each forwarded issue, in order."""
+    executor_family: Name | None = _optional()
+    reviewer_family: Name | None = _optional()
+    policy: RecordedPolicy | None = _optional()
 
 
 class Ack(Part):
@@ -178,6 +208,9 @@ class Ack(Part):
     echo: tuple[Echo, ...]
     scope: tuple[Line, ...] = ()
     issues: tuple[Issue, ...] = ()
+    issue_digests: tuple[Digest, ...] = _optional(())
+    model_family: Name | None = _optional()
+    on_behalf_of: Name | None = _optional()
 
 
 class Result(Texted):
@@ -193,6 +226,7 @@ class Result(Texted):
     blob: Digest | None = _optional()
     work_log: tuple[Operation, ...] = ()
     diff_snapshot: DiffSnapshot | None = None
+    on_behalf_of: Name | None = _optional()
 
 
 class Verdict(Texted):
@@ -207,6 +241,8 @@ class Verdict(Texted):
     summary: str | None = ""
     blob: Digest | None = _optional()
     issues: tuple[Issue, ...] = ()
+    model_family: Name | None = _optional()
+    on_behalf_of: Name | None = _optional()
 
 
 class AckBody(Ack):
@@ -240,10 +276,11 @@ class Approval(Texted):
     reason: str | None
     blob: Digest | None = _optional()
     review_digest: Digest | None
+    on_behalf_of: Name | None = _optional()
 
 
 class Decision(Texted):
-    """What a person decided about an attempt."""
+    """What a person decided about an attempt, or the named policy of its project."""
 
     text_field: ClassVar[str] = "reason"
 
@@ -254,6 +291,7 @@ class Decision(Texted):
     blob: Digest | None = _optional()
     issues: tuple[Issue, ...]
     review_digest: Digest | None
+    on_behalf_of: Name | None = _optional()
 
 
 class Ended(Part):
@@ -272,6 +310,7 @@ class Unlocked(Texted):
     at: Timestamp
     reason: str | None
     blob: Digest | None = _optional()
+    on_behalf_of: Name | None = _optional()
 
 
 class Attempt(Part):
@@ -288,6 +327,12 @@ class Attempt(Part):
     unlocked: Unlocked | None = _optional()
     witnessed: Literal[False] | None = _optional()
     """False: the attempt came inside a file, this log did not see it happen."""
+    low_risk: Literal[True] | None = _optional()
+    """True: everything that the result touches lies in the `low_risk` paths of the attempt's policy."""
+    reminded: tuple[int, ...] = _optional(())
+    """Which reminders of the decision were said: seconds before its deadline."""
+    overdue_at: Timestamp | None = _optional()
+    """When it was found that the decision's deadline had passed."""
 
 
 class Build(Part):
@@ -338,6 +383,12 @@ class Task(Texted):
         """The last attempt, None before the first dispatch."""
         return self.attempts[-1] if self.attempts else None
 
+    @property
+    def policy(self) -> RecordedPolicy | None:
+        """The policy that governs the current attempt, None where its task has no project."""
+        current = self.current
+        return current.dispatch.policy if current is not None and current.dispatch is not None else None
+
 
 # ---------------------------------------------------------------------------------------- bytes, digests
 
@@ -371,6 +422,11 @@ def review_digest(task: Task) -> str | None:
         "verdict": plain(attempt.verdict),
     }
     return "sha256:" + hashlib.sha256(_canonical(shown)).hexdigest()
+
+
+def issue_digest(issue: Issue) -> str:
+    """The digest that a forwarded issue is known by: of its canonical JSON, a long text by its own digest."""
+    return "sha256:" + hashlib.sha256(_canonical(externalise(plain(issue))[0])).hexdigest()
 
 
 def _canonical(shown: dict[str, Any]) -> bytes:

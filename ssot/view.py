@@ -14,6 +14,7 @@ from audit.event import Event
 from audit.files import Signature
 from audit.stamp import seconds_of
 from ssot.alarms import Raised
+from ssot.gate import DueDecision, due_decision
 from ssot.rules import Signs
 from ssot.runs import is_load_task
 from ssot.states import OPEN, Stage, stage_of
@@ -153,6 +154,10 @@ class View:
     alarms: dict[str, Raised] = field(default_factory=dict)
     """The alarms that stand, by name."""
     last_change: tuple[int, str] = (0, "")
+    due: dict[str, DueDecision] = field(default_factory=dict)
+    """Decisions with a deadline that is not known to be over, by task."""
+    projects: str | None = None
+    """The digest of what the projects' file said when that was last told of."""
     by_all: SortedList[Key] = field(default_factory=SortedList)
     by_group: dict[str, SortedList[Key]] = field(default_factory=dict)
     documents: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
@@ -163,6 +168,7 @@ class View:
     def put(self, task: Task, document: bytes, digest: str) -> Entry:
         """Take in a task as an event left it."""
         stage = stage_of(task)
+        self._track_decision(task)
         old = self.entries.get(task.task_id)
         entry = Entry(
             task_id=task.task_id,
@@ -217,6 +223,13 @@ class View:
         self.documents[task_id] = document
         while self._cached_bytes > DOCUMENT_CACHE_BYTES and len(self.documents) > 1:
             self._cached_bytes -= len(self.documents.popitem(last=False)[1])
+
+    def _track_decision(self, task: Task) -> None:
+        due = due_decision(task)
+        if due is None:
+            self.due.pop(task.task_id, None)
+        else:
+            self.due[task.task_id] = due
 
     def _track(self, task: Task, stage: Stage) -> None:
         attempt = task.current

@@ -23,6 +23,8 @@ from ssot.task import AckBody, Criterion, DiffSnapshot, Echo, Issue, Operation, 
 START_S = 1_750_000_000.0
 """Where the builders' clocks begin (Unix seconds)."""
 EXECUTOR, REVIEWER, PERSON = "fake-executor", "fake-reviewer", "alice"
+BOTH = ("AC-1", "AC-2")
+"""The criteria of `create`."""
 
 
 @dataclass
@@ -101,11 +103,12 @@ def snapshot(text: str | None = None) -> DiffSnapshot:
 
 
 def result_body(task: Task, **changes: Any) -> ResultBody:
+    told = tuple(one.id for one in _dispatch(task).acceptance_criteria)
     whole: dict[str, Any] = {
         "dispatch_id": _dispatch(task).dispatch_id,
         "outcome": "completed",
         "summary": "done",
-        "work_log": (operation(1), operation(2, action="test", target="", exit_code=0)),
+        "work_log": (operation(1), operation(2, action="test", target="", exit_code=0, criterion_refs=told)),
         "diff_snapshot": snapshot(),
     }
     return ResultBody(**{**whole, **changes})
@@ -222,6 +225,19 @@ def refusal(walk: Walk, intent: intents.Intent, actor: str = PERSON) -> Refused:
 
 
 # ----------------------------------------------------------------------------------------------------- files
+
+
+def projects_file(home: Path, name: str = "shop", **policy: Any) -> Path:
+    """A projects' file with one project, which tasks name in their metadata; `policy` is its table."""
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in policy.items())
+    return write_projects(home, f"[project.{name}]\n[project.{name}.policy]\n{lines}")
+
+
+def write_projects(home: Path, text: str) -> Path:
+    path = home / "config" / "projects.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
 
 
 def minimal(task_id: str, **more: Any) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def everything(home: Path) -> dict[str, bytes]:
     walk.do(intents.TimeOutAck(walk.task.attempts[-1].dispatch.dispatch_id), "watchdog")  # type: ignore[union-attr]
     walk.to_gate()
     walk.approve()
+    _under_a_policy(home, store, ticks)
     builders.drop(home, "T-2", builders.minimal("T-2", correlation_id="c-two"))
     builders.drop(home, "T-3", b'{"task_id": "T-3"}')
     store.scan()
@@ -58,6 +59,21 @@ def everything(home: Path) -> dict[str, bytes]:
     for event in builders.events(home):
         found.setdefault(event.type, event.line)
     return found
+
+
+def _under_a_policy(home: Path, store: Store, ticks: Ticks) -> None:
+    """A task whose project wants two approvals, and in time."""
+    builders.projects_file(home, quorum=2, decision_deadline_s=3600, reminders_s=[600])
+    walk = Walk(store, "P-1")
+    walk.create(metadata={"project": "shop"}, correlation_id="c-project")
+    walk.to_gate()
+    walk.approve("bob", reason="read")
+    dispatch_id = walk.task.attempts[-1].dispatch.dispatch_id  # type: ignore[union-attr]
+    ticks.ahead(3300)
+    walk.do(intents.RemindOfDecision(dispatch_id, 600), "watchdog")
+    ticks.ahead(600)
+    walk.do(intents.FindDecisionOverdue(dispatch_id), "watchdog")
+    walk.approve("carol", reason="read, too")
 
 
 def _deliveries(store: Store) -> None:

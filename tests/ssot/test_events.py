@@ -39,5 +39,13 @@ def test_each_line_is_a_cloud_event(kind: str, lines: dict[str, bytes]) -> None:
     assert b'"datacontenttype":"application/json"' in lines[kind]
     assert event.source == "kircerta/test"
     assert KINDS[kind].changes_task == ("document_sha256" in event.data)
-    without = ("auth_denied", "alert", "log_recovered", "webhook_ignored", "webhook_duplicate", "webhook_rejected")
+    without = (
+        "projects_changed",
+        "auth_denied",
+        "alert",
+        "log_recovered",
+        "webhook_ignored",
+        "webhook_duplicate",
+        "webhook_rejected",
+    )
     assert kind in without or event.subject is not None

@@ -10,9 +10,9 @@ from ssot import intents
 from ssot.states import MOVES, ROLES, STAGES, Stage, move_from, role_of, stage_of, stages_of, status_of
 from ssot.task import AckBody, Build, ResultBody, VerdictBody
 from tests import builders
-from tests.builders import EXECUTOR, PERSON, REVIEWER, Ticks, Walk, a_store, refusal, walk_to
+from tests.builders import EXECUTOR, PERSON, REVIEWER, Ticks, Walk, a_store, projects_file, refusal, walk_to
 
-NAMES = sorted({move.name for move in MOVES} - {"lock"})
+NAMES = sorted({move.name for move in MOVES} - {"lock", "approval"})
 ACTORS = {"ack": EXECUTOR, "heartbeat": EXECUTOR, "result": EXECUTOR, "verdict": REVIEWER}
 
 
@@ -36,6 +36,8 @@ def an_intent(walk: Walk, name: str) -> intents.Intent:
         ),
         "time_out": intents.TimeOutAck(dispatch_id),
         "end": intents.EndAttempt(dispatch_id, "orphaned"),
+        "remind": intents.RemindOfDecision(dispatch_id, 600),
+        "overdue": intents.FindDecisionOverdue(dispatch_id),
         "approve": intents.Approve("fine"),
         "reject": intents.Reject("not fine"),
         "unlock": intents.Unlock("go on"),
@@ -46,9 +48,10 @@ def an_intent(walk: Walk, name: str) -> intents.Intent:
 def prepared(tmp_path: Path, stage: Stage, name: str) -> tuple[Walk, Ticks]:
     ticks = Ticks()
     store = a_store(tmp_path, ticks=ticks, max_rejects=1 if name == "unlock" else 3)
-    walk = walk_to(store, "T-1", stage)
-    if name == "time_out":
-        ticks.ahead(60)
+    if name in ("remind", "overdue"):
+        projects_file(tmp_path, decision_deadline_s=3600, reminders_s=[600])
+    walk = walk_to(store, "T-1", stage, metadata={"project": "shop"} if name in ("remind", "overdue") else {})
+    ticks.ahead({"time_out": 60, "remind": 3300, "overdue": 3700}.get(name, 0))
     return walk, ticks
 
 
@@ -116,6 +119,7 @@ def test_the_table_is_whole() -> None:
         ("approve", "approver"), ("reject", "approver"), ("unlock", "approver"), ("ack", "executor"),
         ("heartbeat", "executor"), ("result", "executor"), ("verdict", "reviewer"), ("dispatch", None),
         ("time_out", None), ("end", None), ("warn", None), ("refresh", None), ("build", None),
+        ("remind", None), ("overdue", None),
     ],
 )  # fmt: skip
 def test_roles_are_those_of_the_table(name: str, role: str | None) -> None:
@@ -131,6 +135,8 @@ def test_a_message_to_another_dispatch_is_refused(tmp_path: Path, name: str) -> 
         intent = type(intent)(intent.body.model_copy(update={"dispatch_id": "d-other"}))  # type: ignore[arg-type]
     elif isinstance(intent, intents.WarnOfSilence):
         intent = intents.WarnOfSilence("d-other", intent.silent_since)
+    elif isinstance(intent, intents.RemindOfDecision):
+        intent = intents.RemindOfDecision("d-other", intent.before_s)
     elif isinstance(intent, intents.EndAttempt):
         intent = intents.EndAttempt("d-other", "orphaned")
     else:

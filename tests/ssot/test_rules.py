@@ -14,7 +14,7 @@ from ssot.rules import forwarded_issues, rejects_in_a_row
 from ssot.store import Refused, Store
 from ssot.task import Criterion, Echo, review_digest
 from tests import builders
-from tests.builders import EXECUTOR, PERSON, REVIEWER, Ticks, Walk, a_store, issue, operation, refusal, walk_to
+from tests.builders import BOTH, EXECUTOR, PERSON, REVIEWER, Ticks, Walk, a_store, issue, operation, refusal, walk_to
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_result_is_checked(store: Store, tmp_path: Path, changes: dict[str, An
 )  # fmt: skip
 def test_edits_stay_inside_the_scope(store: Store, tmp_path: Path, path: str, inside: bool) -> None:
     walk = walk_to(store, "T-1", "acknowledged", scope=("src/**",))
-    changes = {"work_log": (operation(1, target=path),), "diff_snapshot": None}
+    changes = {"work_log": (operation(1, target=path, criterion_refs=BOTH),), "diff_snapshot": None}
     if inside:
         walk.result(**changes)
     else:
@@ -280,7 +280,11 @@ def test_the_paths_of_a_diff_stay_inside_the_scope(store: Store) -> None:
     both = builders.diff_text("src/a.py") + builders.diff_text("secrets/key")
     wrong = refused(lambda: walk.result(diff_snapshot=builders.snapshot(both)))
     assert (wrong.code, wrong.facts["paths"]) == ("scope_violation", ["secrets/key"])
-    reads = (operation(1), operation(2, action="read", target="/etc/hosts"), operation(3, action="run", target="make"))
+    reads = (
+        operation(1, criterion_refs=BOTH),
+        operation(2, action="read", target="/etc/hosts"),
+        operation(3, action="run", target="make"),
+    )
     walk.result(work_log=reads)
 
 
@@ -294,7 +298,8 @@ def test_a_renamed_file_counts_with_both_its_names(store: Store) -> None:
 def test_an_empty_scope_limits_nothing_inside_the_tree(store: Store) -> None:
     walk = walk_to(store, "T-1", "acknowledged")
     walk.result(
-        work_log=(operation(1, target="any/where.py"),), diff_snapshot=builders.snapshot(builders.diff_text("x"))
+        work_log=(operation(1, target="any/where.py", criterion_refs=BOTH),),
+        diff_snapshot=builders.snapshot(builders.diff_text("x")),
     )
 
 
@@ -519,7 +524,10 @@ def test_a_thousand_criteria_and_two_thousand_operations_fit(store: Store, tmp_p
     walk = walk_to(store, "T-1", "new", acceptance_criteria=criteria)
     walk.dispatch()
     walk.ack()
-    walk.result(work_log=tuple(operation(n, detail="y" * 100) for n in range(2000)), diff_snapshot=None)
+    walk.result(
+        work_log=tuple(operation(n, detail="y" * 100, criterion_refs=(f"AC-{n % 1000}",)) for n in range(2000)),
+        diff_snapshot=None,
+    )
     issues = tuple(issue(n, criterion_ref=f"AC-{n}") for n in range(900))
     walk.verdict("reject", issues=issues)
     walk.reject(review_digest=review_digest(walk.task))
