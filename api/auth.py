@@ -38,6 +38,8 @@ class Principal:
     roles: frozenset[str]
     expires_at: float | None = None
     """Unix seconds: who is served for longer than one request looks at it."""
+    on_behalf_of: str | None = None
+    """For whom it acts, where it is somebody's delegate: what it does counts for both."""
 
     def may(self, role: str) -> bool:
         return role in self.roles or "admin" in self.roles
@@ -88,7 +90,19 @@ def _principal(header: dict[str, Any], claims: dict[str, Any]) -> Principal:
         raise BadToken("the token's sub is no principal")
     if not isinstance(roles, list) or not all(isinstance(role, str) and role in KNOWN_ROLES for role in roles):
         raise BadToken("the token's roles are not a list of known roles")
-    return Principal(sub, frozenset(roles), float(min(claims["exp"], 2**53)))
+    return Principal(sub, frozenset(roles), float(min(claims["exp"], 2**53)), _behalf(sub, claims))
+
+
+def _behalf(sub: str, claims: dict[str, Any]) -> str | None:
+    """For whom a delegate acts. Delegation told in any other way is not understood, and then nothing is."""
+    if "act" in claims or "may_act" in claims:
+        raise BadToken("the token tells of a delegation in a way that is not used here")
+    if "on_behalf_of" not in claims:
+        return None
+    behalf = claims["on_behalf_of"]
+    if not isinstance(behalf, str) or not PRINCIPAL.fullmatch(behalf) or behalf == sub:
+        raise BadToken("the token's on_behalf_of is no other principal")
+    return behalf
 
 
 def _is_moment(value: Any) -> bool:

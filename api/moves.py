@@ -31,6 +31,7 @@ class Asked:
     principal: str
     raw: bytes
     key: IdempotencyKey | None
+    on_behalf_of: str | None = None
 
 
 Reading = Callable[[Store, Asked], Intent]
@@ -63,7 +64,8 @@ async def move(
     principal = desk.gate.holder(request, role)
     task_id = task_id_of(request)
     raw = await read_body(request, desk.limits)
-    asked = Asked(task_id, principal.name, raw, idempotency_key(request, principal.name, raw))
+    key = idempotency_key(request, principal.name, raw)
+    asked = Asked(task_id, principal.name, raw, key, principal.on_behalf_of)
     store = desk.store
 
     def work(left_s: float) -> tuple[Committed, Detail]:
@@ -88,7 +90,14 @@ def _commit(store: Store, asked: Asked, reading: Reading, on_invalid: OnInvalid,
         intent = reading(store, asked)
     except Invalid as invalid:
         raise on_invalid(store, asked, invalid, left_s) from None
-    return store.commit(asked.task_id, intent, actor=asked.principal, idempotency=asked.key, timeout=left_s)
+    return store.commit(
+        asked.task_id,
+        intent,
+        actor=asked.principal,
+        on_behalf_of=asked.on_behalf_of,
+        idempotency=asked.key,
+        timeout=left_s,
+    )
 
 
 def _check_key(store: Store, key: IdempotencyKey | None) -> None:

@@ -44,8 +44,14 @@ def add_to(parent: typer.Typer) -> None:
 
 def dispatch(
     task_ids: Annotated[list[str], typer.Argument(metavar="TASK_ID...", help="The tasks.", show_default=False)],
-    executor: Annotated[str, typer.Option(help="Who does the work; remote is an agent that comes over HTTP.")] = "fake",
-    reviewer: Annotated[str, typer.Option(help="Who reviews it.")] = "fake",
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="Who does the work; remote is an agent that comes over HTTP. "
+            "Left out: whom the task's project names, else fake."
+        ),
+    ] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Who reviews it; left out as above.")] = None,
     wait: Annotated[
         str,
         typer.Option(
@@ -65,6 +71,7 @@ def dispatch(
     ids = _checked(task_ids, wait)
     given = workspace.settings()
     from flows.agents.registry import BadAgentsFile, UnknownAgent
+    from flows.here import check_agents
     from flows.pipeline import Order
     from flows.server import is_served
     from flows.workspace import Workspace
@@ -74,10 +81,10 @@ def dispatch(
     try:
         with workspace.open_store(given) as store:
             work = Workspace(given, store)
-            _check_agents(work, order)
-            if wait == "none" and not served and executor != "remote":
+            check_agents(work, order)
+            if wait == "none" and not served and not _all_remote(work, ids, order):
                 raise WrongUse(
-                    f"--wait none: nobody would run {executor}, since no flows are served here: "
+                    f"--wait none: nobody would run {executor or 'fake'}, since no flows are served here: "
                     "start `kircerta up`, or wait for it (--wait review)"
                 )
             outcomes = _run(work, ids, order, cast(Wait, wait), served=served, timeout=timeout)
@@ -94,11 +101,16 @@ def _checked(task_ids: list[str], wait: str) -> list[str]:
     return list(dict.fromkeys(task_ids))
 
 
-def _check_agents(work: Workspace, order: Order) -> None:
-    """Raises UnknownAgent, BadAgentsFile, before anything is dispatched."""
-    agents = work.agents()
-    agents.executor(order.executor)
-    agents.reviewer(order.reviewer)
+def _all_remote(work: Workspace, ids: list[str], order: Order) -> bool:
+    """Whether every task goes to an agent that comes by itself; a task that there is not goes nowhere."""
+    from flows.pipeline import FAKE, agent_names, is_remote
+
+    def executor(task_id: str) -> str:
+        if order.executor is not None or work.store.document(task_id) is None:
+            return order.executor or FAKE
+        return agent_names(work, work.store.task(task_id), order)[0]
+
+    return all(is_remote(executor(one)) for one in ids)
 
 
 def _run(
@@ -140,13 +152,11 @@ def _refused(task_id: str, refused: Exception) -> Outcome:
 
 def _commit(work: Workspace, task_id: str, order: Order) -> str:
     """Log the dispatch: whoever runs the flows finds it there. Gives its id. Raises Refused."""
-    from audit.stamp import random_id
-    from ssot.intents import Dispatch
+    from flows.pipeline import wish_for
 
-    dispatch_id = random_id("d")
-    intent = Dispatch(dispatch_id, order.executor, order.reviewer, work.settings.ack_timeout_s)
-    work.store.commit(task_id, intent, actor=order.actor)
-    return dispatch_id
+    wish, _ = wish_for(work, work.store.task(task_id), order)
+    work.store.commit(task_id, wish, actor=order.actor)
+    return wish.dispatch_id
 
 
 # ----------------------------------------------------------------------------------- served by others
@@ -155,11 +165,11 @@ def _commit(work: Workspace, task_id: str, order: Order) -> str:
 def leave_to_others(work: Workspace, ids: list[str], order: Order, wait: Wait, deadline: float | None) -> list[Outcome]:
     """Log the dispatches and follow the log. Should the dispatcher die and stay away, its work is done here."""
     from flows.here import run_here
-    from flows.pipeline import RESUME, is_remote
+    from flows.pipeline import RESUME
 
     found: dict[str, Outcome] = {}
     dispatches: dict[str, str] = {}
-    step = len(ids) if wait == "none" or is_remote(order.executor) else _AHEAD * work.settings.dispatch_concurrency
+    step = len(ids) if wait == "none" or _all_remote(work, ids, order) else _AHEAD * work.settings.dispatch_concurrency
     for begin in range(0, len(ids), max(step, 1)):
         dispatches |= _log_all(work, ids[begin : begin + step], order, found)
         if begin + step < len(ids):

@@ -46,6 +46,15 @@ DIFF: Final = """\
 """
 
 
+PROJECTS: Final = """\
+[project.hello.policy]
+quorum = 2
+approvers = ["alice", "bob"]
+decision_deadline_s = 86400
+reminders_s = [3600]
+"""
+
+
 @dataclass(slots=True)
 class _Time:
     """A clock that only moves when it is told to, and ids that count."""
@@ -68,6 +77,7 @@ def play(home: Path) -> list[Event]:
         scene.refusals()
         scene.rejection_and_lock()
         scene.ends()
+        scene.under_a_policy()
         scene.files_by_hand()
         scene.notes()
         scene.deliveries()
@@ -128,6 +138,20 @@ class _Scene:
         self._do("T-2", intents.TimeOutAck(_dispatch_id(task)), "watchdog", after_s=31)
         task = self._dispatch("T-2")
         self._do("T-2", intents.EndAttempt(_dispatch_id(task), "executor_failed", "exited: exit code 3"), "dispatcher")
+
+    def under_a_policy(self) -> None:
+        """A project that wants two approvals within a day: one came in time, and the deadline passed."""
+        path = self._store.home / "config" / "projects.toml"
+        path.parent.mkdir()
+        path.write_text(PROJECTS)
+        self._create("T-6", project="hello")
+        task = self._dispatch("T-6")
+        self._ack(task)
+        self._result(task)
+        self._verdict(task, "approve")
+        self._do("T-6", intents.Approve("Read and understood.", self._digest("T-6")), PERSON)
+        self._do("T-6", intents.RemindOfDecision(_dispatch_id(task), 3600), "watchdog", after_s=23.5 * 3600)
+        self._do("T-6", intents.FindDecisionOverdue(_dispatch_id(task)), "watchdog", after_s=3600)
 
     def files_by_hand(self) -> None:
         """A file dropped by hand, one that is removed, one that does not parse."""
@@ -228,12 +252,13 @@ class _Scene:
         if refused:
             raise AssertionError(f"{task_id}: {intent} was not refused")
 
-    def _create(self, task_id: str) -> None:
+    def _create(self, task_id: str, **metadata: str) -> None:
         create = intents.Create(
             request_text="hello.py greets everybody alike. Let it greet people by their name.",
             title="Greet people by their name",
             acceptance_criteria=(Criterion(id="AC-1", text="`hello.py Ada` prints `Hello, Ada!`"),),
             scope=("src/**",),
+            metadata=dict(metadata),
         )
         self._do(task_id, create, "alice@cli")
 

@@ -25,6 +25,9 @@ def token(
     role: Annotated[
         list[str], typer.Option(help="approver, executor, reviewer, viewer or admin; give it once for each.")
     ],
+    on_behalf_of: Annotated[
+        str | None, typer.Option(help="For whom it acts, where it is somebody's delegate: its acts count for both.")
+    ] = None,
     ttl: Annotated[str, typer.Option(help="How long it is valid: a number and s, m, h or d.")] = "8h",
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
@@ -38,7 +41,7 @@ def token(
             "or set KIRCERTA_JWT_SECRET or KIRCERTA_JWT_SECRET_FILE (at least 32 bytes)"
         )
     try:
-        made = make_token(given.jwt_secret.get_secret_value(), sub, role, seconds(ttl))
+        made = make_token(given.jwt_secret.get_secret_value(), sub, role, seconds(ttl), on_behalf_of=on_behalf_of)
     except ValueError as error:
         raise WrongUse(str(error)) from None
     put_json({"token": made}) if json else typer.echo(made)

@@ -123,7 +123,7 @@ STEPS: Final = as_tasks(pipeline.PLAIN)
 
 @flow(name="dispatch_task", flow_run_name="{task_id}", persist_result=False)
 async def dispatch_task(
-    task_id: TaskId, executor: AgentName = "fake", reviewer: AgentName = "fake", begin: bool = True
+    task_id: TaskId, executor: AgentName | None = None, reviewer: AgentName | None = None, begin: bool = True
 ) -> State[Any]:
     """Take one task to the gate: dispatch, ACK, echo check, execution, result check, review, verdict check.
 
@@ -134,7 +134,7 @@ async def dispatch_task(
     Args:
         task_id: The task's id, e.g. `T-7`.
         executor: Who does the work: `fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with
-            options as in `fake:mode=slow,seconds=2`.
+            options as in `fake:mode=slow,seconds=2`. Left empty: whom the task's project names, else `fake`.
         reviewer: Who judges the result, named in the same way.
         begin: Whether a new attempt may be begun. Off: only go on with an open one.
     """
@@ -184,8 +184,8 @@ async def close_task(task_id: TaskId) -> State[Any]:
 async def dispatch_pending(
     limit: Annotated[int, Field(ge=1, le=10_000)] = 100,
     concurrency: Annotated[int, Field(ge=1, le=64)] = 4,
-    executor: AgentName = "fake",
-    reviewer: AgentName = "fake",
+    executor: AgentName | None = None,
+    reviewer: AgentName | None = None,
     retry_ended: bool = False,
     include_outside: bool = False,
 ) -> State[Any]:
@@ -199,7 +199,7 @@ async def dispatch_pending(
         limit: How many tasks to take at most, oldest first.
         concurrency: How many of them are under way at the same time.
         executor: Who does the work: `fake`, `fake-inproc`, `replay`, `remote`, or one of `config/agents.toml`; with
-            options as in `fake:mode=slow,seconds=2`.
+            options as in `fake:mode=slow,seconds=2`. Left empty: whom each task's project names, else `fake`.
         reviewer: Who judges the results, named in the same way.
         retry_ended: Whether tasks whose last attempt stopped midway are dispatched again, too.
         include_outside: Whether new tasks from outside are taken even where no rule says so: your decision, then.

@@ -32,10 +32,12 @@ from flows.runner import CALLED, Job, NotNow, Runner
 from flows.server import use_environment
 from flows.workspace import Workspace, home_tag
 from ssot.claims import is_claimed, remove_stale
+from ssot.gate import POLICY_ACTOR
 from ssot.inbox import Inbox
 from ssot.presence import Presence, become_dispatcher
 from ssot.runs import is_load_task
 from ssot.settings import Settings
+from ssot.task import Task
 from ssot.watch import Watcher
 
 SOURCE: Final = "kircerta/dispatcher"
@@ -199,8 +201,6 @@ class Dispatcher:
                 yield Job("dispatch_task", one.task_id, entries[one.task_id].seq)
 
     def _redispatches(self) -> Iterable[Job]:
-        if not self.workspace.settings.auto_redispatch:
-            return
         for task_id in sorted(self._rejected):
             entry = self.workspace.store.view.entries.get(task_id)
             if entry is None or entry.stage != "rejected":
@@ -211,12 +211,10 @@ class Dispatcher:
                 self._rejected.discard(task_id)
 
     def _is_wanted_again(self, task_id: str) -> bool:
-        """Whether a rejection asks for another attempt: at the gate it does; declining a task does not."""
+        """Whether a rejection asks for another attempt."""
         if is_load_task(task_id):  # a load run looks after its own tasks
             return False
-        task = self.workspace.store.task(task_id)
-        attempt = task.current
-        return not task.locked and attempt is not None and attempt.verdict is not None and attempt.dispatch is not None
+        return is_wanted_again(self.workspace.store.task(task_id), default=self.workspace.settings.auto_redispatch)
 
     # --------------------------------------------------------------------------------------------- running
 
@@ -286,6 +284,23 @@ class Dispatcher:
             await _mark_crashed(home_tag(self.workspace.home), self._since)
         except Exception as error:
             _LOG.warning("runs that were left behind could not be marked: %r", error)
+
+
+def is_wanted_again(task: Task, *, default: bool) -> bool:
+    """Whether a rejection starts the next attempt: a person's at the gate does, where the task's project lets it.
+
+    Declining a task does not, nor does a deadline that passed: there nobody said what to do otherwise.
+    """
+    attempt, policy = task.current, task.policy
+    if task.locked or attempt is None or attempt.verdict is None or attempt.decision is None:
+        return False
+    if attempt.decision.by.startswith(POLICY_ACTOR):
+        return False
+    if policy is None:
+        return default
+    if policy.max_attempts is not None and attempt.attempt >= policy.max_attempts:
+        return False
+    return default if policy.auto_redispatch is None else policy.auto_redispatch
 
 
 async def _mark_crashed(tag: str, before: str) -> None:

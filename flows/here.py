@@ -40,9 +40,17 @@ def run_here(
     A refusal is an outcome named ``Refused``. Ctrl-C stops the agents; the attempts stay open and are gone on with
     when they are dispatched again. Raises UnknownAgent, BadAgentsFile, before anything is dispatched.
     """
-    agents = workspace.agents()
-    agents.executor(order.executor), agents.reviewer(order.reviewer)
+    check_agents(workspace, order)
     return asyncio.run(_run_all(workspace, task_ids, order, wait, progress))
+
+
+def check_agents(workspace: Workspace, order: Order) -> None:
+    """Whether there are the agents that an order names. Raises UnknownAgent, BadAgentsFile."""
+    agents = workspace.agents()
+    if order.executor is not None:
+        agents.executor(order.executor)
+    if order.reviewer is not None:
+        agents.reviewer(order.reviewer)
 
 
 async def _run_all(

@@ -16,14 +16,14 @@ from flows.work import due_warning
 from flows.workspace import Workspace
 from ssot import beats
 from ssot.claims import is_claimed, try_claim
-from ssot.intents import EndAttempt, TimeOutAck, WarnOfSilence
+from ssot.intents import EndAttempt, FindDecisionOverdue, RemindOfDecision, TimeOutAck, WarnOfSilence
 from ssot.presence import is_dispatcher_alive
 from ssot.store import Refused
 from ssot.view import OpenAttempt
 
 WATCHDOG: Final = "watchdog"
 _LOCK: Final = Path(".kircerta") / "watchdog.lock"
-Finding = TimeOutAck | WarnOfSilence | EndAttempt
+Finding = TimeOutAck | WarnOfSilence | EndAttempt | RemindOfDecision | FindDecisionOverdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ def find_overdue(
         finding = _finding(workspace, attempt, now, covered)
         if finding is not None:
             found.append((attempt.task_id, finding))
-    return found
+    due = list(workspace.store.view.due.values())
+    return [*found, *((one.task_id, finding) for one in due for finding in one.findings(now))]
 
 
 def _covered_by_anybody(home: Path) -> Callable[[str], bool]:
@@ -67,9 +68,22 @@ def _finding(
     last = max(attempt.since, attempt.signs.last_sign, beats.last_sign(workspace.home, attempt.dispatch_id))
     quiet_s = now - last
     is_late = quiet_s > workspace.settings.orphan_after_s
-    if is_late and _is_local(workspace, attempt) and not is_covered(attempt.dispatch_id):
+    is_local = _is_local(workspace, attempt)
+    if is_late and is_local and not is_covered(attempt.dispatch_id):
         return EndAttempt(attempt.dispatch_id, "orphaned", f"no process ran it for {quiet_s:.0f} s")
+    if not is_local and (stalled := _stalled(workspace, attempt, quiet_s)) is not None:
+        return stalled
     return due_warning(workspace, attempt.task_id, now)
+
+
+def _stalled(workspace: Workspace, attempt: OpenAttempt, quiet_s: float) -> EndAttempt | None:
+    """The end of an attempt whose remote agent stays away. Those that we start are timed where they run."""
+    settings = workspace.settings
+    if attempt.stage == "delivered" and quiet_s > settings.review_timeout_s:
+        return EndAttempt(attempt.dispatch_id, "review_stalled", f"no verdict came for {quiet_s:.0f} s")
+    if attempt.stage == "acknowledged" and quiet_s > settings.execution_timeout_s:
+        return EndAttempt(attempt.dispatch_id, "execution_timeout", f"no sign of life came for {quiet_s:.0f} s")
+    return None
 
 
 def _is_local(workspace: Workspace, attempt: OpenAttempt) -> bool:
@@ -80,12 +94,15 @@ def _is_local(workspace: Workspace, attempt: OpenAttempt) -> bool:
 def settle(workspace: Workspace, now: float, is_covered: Callable[[str], bool] | None = None) -> list[Overdue]:
     """One turn of the watchdog: find what is overdue and record it, each thing once however many watchdogs there are.
 
+    A projects' file that says something new is told of, too.
+
     Two of them never turn at the same moment (the second does nothing), and the rules have the last word under the
     workspace's lock. Raises Busy, StorageFailed, Corrupt.
     """
     with _alone(workspace.home) as alone:
         if not alone:
             return []
+        workspace.store.notice_projects()
         return [_record(workspace, *found) for found in find_overdue(workspace, now, is_covered)]
 
 

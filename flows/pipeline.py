@@ -25,8 +25,10 @@ from ssot.rules import echo_difference, forwarded_issues
 from ssot.states import OPEN, Stage, stage_of
 from ssot.store import Refused
 from ssot.task import AckBody, Invalid, Issue, ResultBody, Task, VerdictBody, parse_part
+from ssot.terms import terms_for
 
 DISPATCHER: Final = "dispatcher"
+FAKE: Final = "fake"
 _BUSY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _UNREADABLE: Final = {"ack": "ack_mismatch", "result": "result_refused", "verdict": "verdict_refused"}
 
@@ -39,12 +41,13 @@ class Order:
     """What is wanted of a task: to whom it goes, on whose behalf, and in which stages a new attempt may begin.
 
     Args:
+        executor: who does the work; None: whom the task's project names, else `fake`. So it is with the reviewer.
         issues: exactly those that must be forwarded, where the caller says so (else the rules put them there).
         of: the stages in which a new attempt is made; an open attempt is continued in any case.
     """
 
-    executor: str = "fake"
-    reviewer: str = "fake"
+    executor: str | None = None
+    reviewer: str | None = None
     actor: str = DISPATCHER
     issues: tuple[Issue, ...] | None = None
     of: tuple[Stage, ...] = ("new", "ended", "rejected")
@@ -60,6 +63,24 @@ def again(found: Task) -> Order:
     if dispatch is None:
         return RESUME
     return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=("rejected",))
+
+
+def agent_names(workspace: Workspace, found: Task, order: Order) -> tuple[str, str]:
+    """Who gets a task: whom the order names, else whom the task's project names, else `fake`."""
+    if order.executor is not None and order.reviewer is not None:
+        return order.executor, order.reviewer
+    terms = terms_for(workspace.store.projects_file.now(), found, lambda: None)
+    return order.executor or terms.executor or FAKE, order.reviewer or terms.reviewer or FAKE
+
+
+def wish_for(workspace: Workspace, found: Task, order: Order) -> tuple[Dispatch, Pair]:
+    """The dispatch that an order asks for, and its agents. Raises UnknownAgent, BadAgentsFile."""
+    executor, reviewer = agent_names(workspace, found, order)
+    agents = workspace.agents()
+    pair = agents.executor(executor), agents.reviewer(reviewer)
+    families = agents.model_family("executor", executor), agents.model_family("reviewer", reviewer)
+    patience_s = workspace.settings.ack_timeout_s
+    return Dispatch(random_id("d"), executor, reviewer, patience_s, order.issues, *families), pair
 
 
 # ------------------------------------------------------------------------------------------------- hand-over
@@ -98,10 +119,7 @@ def _prepare(workspace: Workspace, task_id: str, order: Order) -> Work | Outcome
         return _claim_open(workspace, task, order)
     if stage not in order.of:
         return outcome_of(task) or Outcome(task_id, "", stage, WAITING, "never dispatched", task.seq)
-    agents = workspace.agents()
-    pair = agents.executor(order.executor), agents.reviewer(order.reviewer)
-    patience_s = workspace.settings.ack_timeout_s
-    intent = Dispatch(random_id("d"), order.executor, order.reviewer, patience_s, issues=order.issues)
+    intent, pair = wish_for(workspace, task, order)
     claim = try_claim(workspace.home, intent.dispatch_id)
     assert claim is not None
     return _Beginning(task, intent, claim, pair)

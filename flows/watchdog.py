@@ -13,12 +13,12 @@ from prefect.states import Completed
 from flows import exhibits
 from flows.overdue import Overdue, settle_now
 from flows.workspace import current
-from ssot.intents import EndAttempt, TimeOutAck
+from ssot.intents import EndAttempt, FindDecisionOverdue, RemindOfDecision, TimeOutAck
 
 
 @flow(name="watchdog", persist_result=False)
 async def watchdog() -> State[Any]:
-    """Find ACKs that are overdue, executors that went silent, and attempts that nobody runs; record each once."""
+    """Find what is overdue and record it once: ACKs, signs of life, reviews, decisions, attempts that nobody runs."""
     workspace = current()
     found = [one for one in await asyncio.to_thread(settle_now, workspace) if one.recorded]
     if not found:
@@ -36,6 +36,10 @@ def what(one: Overdue) -> str:
     """What was found, in a word for people."""
     if isinstance(one.finding, TimeOutAck):
         return "no ACK in time"
+    if isinstance(one.finding, RemindOfDecision):
+        return f"nobody has decided yet: due within {one.finding.before_s} s"
+    if isinstance(one.finding, FindDecisionOverdue):
+        return "the deadline of its decision has passed"
     if isinstance(one.finding, EndAttempt):
         return f"{one.finding.reason}: {one.finding.detail}"
     return f"silent since {one.finding.silent_since}"

@@ -16,10 +16,24 @@ AUDIENCE: Final = "kircerta"
 KNOWN_ROLES: Final = frozenset(get_args(Role))
 
 
-def make_token(secret: str, sub: str, roles: Iterable[str], ttl_s: float, now: float | None = None) -> str:
-    """A token for a principal, valid for `ttl_s` seconds from `now` (Unix seconds). Raises ValueError."""
-    if not PRINCIPAL.fullmatch(sub):
-        raise ValueError(f"{sub!r:.100} is no principal: 1 to 64 of a-z, 0-9, dot, underscore, @ and hyphen")
+def make_token(
+    secret: str,
+    sub: str,
+    roles: Iterable[str],
+    ttl_s: float,
+    now: float | None = None,
+    *,
+    on_behalf_of: str | None = None,
+) -> str:
+    """A token for a principal, valid for `ttl_s` seconds from `now` (Unix seconds). Raises ValueError.
+
+    `on_behalf_of` names whom the principal acts for: whoever is barred as one of the two is barred as both.
+    """
+    for name in (sub,) if on_behalf_of is None else (sub, on_behalf_of):
+        if not PRINCIPAL.fullmatch(name):
+            raise ValueError(f"{name!r:.100} is no principal: 1 to 64 of a-z, 0-9, dot, underscore, @ and hyphen")
+    if on_behalf_of == sub:
+        raise ValueError(f"{sub} cannot act on its own behalf: leave that out")
     given = list(dict.fromkeys(roles))
     unknown = sorted(set(given) - KNOWN_ROLES)
     if unknown or not given:
@@ -28,4 +42,5 @@ def make_token(secret: str, sub: str, roles: Iterable[str], ttl_s: float, now: f
         raise ValueError("a token is valid for more than 0 seconds and at most a year")
     issued = int(time.time() if now is None else now)
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "roles": given, "iat": issued, "exp": issued + int(ttl_s)}
+    claims |= {} if on_behalf_of is None else {"on_behalf_of": on_behalf_of}
     return jwt.encode(claims, secret, algorithm="HS256")

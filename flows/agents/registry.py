@@ -8,6 +8,7 @@
     env = { LOG_LEVEL = "info" }
     pass_env = ["OPENAI_API_KEY"]             # taken from our own environment, if there
     options = { model = "large" }             # handed to the agent with each job
+    model_family = "gpt"                      # whose model it is; a project may want two families
 
 `[reviewer.NAME]` is the same for reviewers. A dispatch names an agent with its options, as in
 `fake:mode=slow,seconds=2`; those stand above the file's. `timeout_s` can be given to any agent that way.
@@ -70,6 +71,7 @@ class AgentConfig(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     pass_env: Annotated[tuple[str, ...], Field(strict=False)] = ()
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    model_family: Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z")] | None = None
 
     @field_validator("env", "pass_env")
     @classmethod
@@ -128,6 +130,11 @@ class Agents:
             UnknownAgent: there is none, or not with such options.
         """
         return self._find("reviewer", name)
+
+    def model_family(self, role: Role, name: str) -> str | None:
+        """The family of the model behind an agent, where the file says so. Raises UnknownAgent for no name at all."""
+        config = self._configured.get((role, split_name(name)[0]))
+        return config.model_family if config is not None else None
 
     def names(self, role: Role) -> tuple[str, ...]:
         """Every agent in that role, built-in ones first."""

@@ -18,6 +18,7 @@ from audit.log import verify
 from ssot import intents, replay
 from ssot.states import status_of
 from ssot.store import Refused, Store
+from ssot.view import OpenAttempt
 from tests import builders
 from tests.builders import EXECUTOR, PERSON, REVIEWER, Ticks, Walk, a_store, drop, minimal, task_path
 
@@ -171,7 +172,7 @@ class Workspace(RuleBasedStateMachine):
         for store in self.stores:
             store.refresh()
         assert {n: one.document(n) for n in one.view.entries} == {n: two.document(n) for n in two.view.entries}
-        assert one.open_attempts() == two.open_attempts()
+        assert _opened(one) == _opened(two)
 
     @rule()
     def a_scan_settles_everything(self) -> None:
@@ -197,11 +198,15 @@ class Workspace(RuleBasedStateMachine):
         from_nothing = self.opened()
         for name in from_nothing.view.entries:
             assert from_checkpoint.document(name) == from_nothing.document(name) == self.stores[0].document(name)
-        assert from_checkpoint.open_attempts() == from_nothing.open_attempts()
+        assert _opened(from_checkpoint) == _opened(from_nothing)
         assert from_checkpoint.view.counts() == from_nothing.view.counts()
         for store in (*self.stores, from_checkpoint, from_nothing):
             store.close()
         shutil.rmtree(self.home)
+
+
+def _opened(store: Store) -> dict[str, OpenAttempt]:
+    return {one.task_id: one for one in store.open_attempts()}
 
 
 def _seq_of(path: Path) -> int | None:
