@@ -253,6 +253,39 @@ def replay(
         raise typer.Exit(1)
 
 
+# ------------------------------------------------------------------------------------------ fidelity
+
+
+@app.command(epilog="Example: kircerta audit fidelity")
+def fidelity(json: Json = False) -> None:
+    """Follow the whole log and check that each re-dispatch carried its issues verbatim and in order.
+
+    Exit code 1 with the first difference if one did not. Counted, too: verdicts and approvals that show no reading.
+    """
+    from ssot.fidelity import audit
+
+    home = workspace.settings().home
+    with progress("following events") as tell:
+        found = audit(home, lambda count: tell(count, None))
+    if json:
+        put_json({**asdict(found), "ok": found.ok})
+    else:
+        say(
+            f"{found.tasks:,} tasks, {found.dispatches:,} dispatches, {found.redispatches:,} of them again, with "
+            f"{found.forwarded:,} issues ({found.digests:,} checked by digest)"
+        )
+        say(f"{found.bare_approvals:,} verdicts approve and say nothing")
+        say(f"{found.unread_decisions:,} approvals do not name the digest of what was read")
+        if found.problem:
+            say(f"the log cannot be followed: {found.problem}")
+        for one in found.differences[:1]:
+            say(f"seq {one.seq} ({one.event} of {one.task_id}, attempt {one.attempt}) differs at {one.where}:")
+            say(f"  expected {one_line(one.expected)}\n  found    {one_line(one.found)}")
+        say("every issue went on verbatim" if found.ok else f"{len(found.differences):,} differences")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
 # -------------------------------------------------------------------------------------------- export
 
 
