@@ -194,6 +194,8 @@ def _due_of(case: Case) -> str:
 def _check_decider(case: Case, given_digest: str | None) -> str | None:
     """Who may decide, on what they saw. Gives the current review digest."""
     task = case.known
+    if any(name.startswith(POLICY_ACTOR) for name in case.who):
+        raise No("not_an_approver", f"{case.actor}: a policy decides by itself, nobody decides in its name")
     if case.who & people_barred(task):
         raise No(
             "self_approval",
