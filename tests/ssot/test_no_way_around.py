@@ -91,6 +91,10 @@ class Floor(RuleBasedStateMachine):
 
     @rule(name=tasks, agents=st.permutations(AGENTS), path=st.sampled_from(["docs/a.md", "src/a.py"]))
     def honest_attempt(self, name: str, agents: list[str], path: str) -> None:
+        for one in self.store.open_attempts():
+            if one.task_id == name:
+                self.try_it(name, intents.EndAttempt(one.dispatch_id, "orphaned"), "watchdog")
+        self.try_it(name, intents.Unlock("again"), "bob")
         self.dispatch(name, "carol")
         self.ack(name, agents[0], None, {})
         with suppress(AssertionError):
@@ -107,6 +111,16 @@ class Floor(RuleBasedStateMachine):
         current = review_digest(self.store.task(name))
         digest = (None, current, "sha256:" + "0" * 64)[given]
         self.try_it(name, intents.Approve(reason, digest), actor, for_whom)
+
+    @rule(name=tasks, agents=st.permutations(AGENTS), people=st.permutations(PEOPLE))
+    def honest_round(self, name: str, agents: list[str], people: list[str]) -> None:
+        self.honest_attempt(name, agents, "src/a.py")
+        self.everybody_approves(name, people)
+
+    @rule(name=tasks, people=st.permutations(PEOPLE))
+    def everybody_approves(self, name: str, people: list[str]) -> None:
+        for actor in people:
+            self.try_it(name, intents.Approve("read", review_digest(self.store.task(name))), actor)
 
     @rule(name=tasks, actor=anybody)
     def reject(self, name: str, actor: str) -> None:
@@ -252,7 +266,7 @@ _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_t
 
 
 class TestAFewFloors(Floor.TestCase):  # type: ignore[misc, valid-type]
-    settings = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=_QUIET)
+    settings = settings(max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=_QUIET)
 
 
 @pytest.mark.slow
