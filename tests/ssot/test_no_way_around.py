@@ -271,4 +271,4 @@ class TestAFewFloors(Floor.TestCase):  # type: ignore[misc, valid-type]
 
 @pytest.mark.slow
 class TestManyFloors(Floor.TestCase):  # type: ignore[misc, valid-type]
-    settings = settings(max_examples=250, stateful_step_count=60, deadline=None, suppress_health_check=_QUIET)
+    settings = settings(max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=_QUIET)
