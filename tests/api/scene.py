@@ -29,8 +29,8 @@ def settings_for(home: Path, **more: Any) -> Settings:
     return Settings(home=home, jwt_secret=SecretStr(SECRET), _env_file=None, **more)
 
 
-def bearer(sub: str, *roles: str, secret: str = SECRET) -> dict[str, str]:
-    return {"Authorization": f"Bearer {make_token(secret, sub, roles, 3600)}"}
+def bearer(sub: str, *roles: str, secret: str = SECRET, on_behalf_of: str | None = None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {make_token(secret, sub, roles, 3600, on_behalf_of=on_behalf_of)}"}
 
 
 AS_APPROVER = bearer(APPROVER, "approver")

@@ -53,6 +53,24 @@ def test_a_token_that_was_made_is_accepted_with_its_roles() -> None:
     assert not found.may("executor")
 
 
+def test_a_delegates_token_says_for_whom_it_acts() -> None:
+    found = check_token(SECRET, make_token(SECRET, "bot", ["approver"], 60, on_behalf_of="alice"))
+    assert (found.name, found.on_behalf_of) == ("bot", "alice")
+    for behalf in ("bot", "policy:shop", ""):
+        with pytest.raises(ValueError, match=r"behalf|principal"):
+            make_token(SECRET, "bot", ["approver"], 60, on_behalf_of=behalf)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"on_behalf_of": "alice"}, {"on_behalf_of": 7}, {"on_behalf_of": None}, {"on_behalf_of": "policy:shop"},
+     {"act": {"sub": "bot"}}, {"may_act": {"sub": "bot"}}],
+)  # fmt: skip
+def test_a_delegation_that_is_not_understood_is_no_token(claims: dict[str, Any]) -> None:
+    with pytest.raises(BadToken):
+        check_token(SECRET, signed({**GOOD, "sub": "alice", **claims}))
+
+
 def test_admin_has_every_role() -> None:
     found = check_token(SECRET, make_token(SECRET, "root", ["admin"], 60))
     assert all(found.may(role) for role in ("approver", "executor", "reviewer", "viewer"))

@@ -16,15 +16,15 @@ from flows.agents import fake
 from flows.agents.registry import UnknownAgent
 from flows.here import run_here
 from flows.outcome import Outcome
-from flows.pipeline import BARE, RESUME, Order, Steps, again, take_to_gate
+from flows.pipeline import BARE, RESUME, Order, Steps, again, take_to_gate, wish_for
 from flows.workspace import Workspace
 from ssot.beats import last_sign
 from ssot.claims import is_claimed, try_claim
-from ssot.intents import Approve, Dispatch, EndAttempt, Reject, SendAck
+from ssot.intents import Approve, Create, Dispatch, EndAttempt, Reject, SendAck
 from ssot.states import stage_of
 from ssot.store import Refused
 from ssot.task import AckBody, Echo
-from tests.flows.conftest import Made, add_task, settings_for, told
+from tests.flows.conftest import CRITERIA, Made, add_task, settings_for, told
 
 HAPPY = ["task_created", "task_dispatched", "ack_received", "result_received", "verdict_received"]
 
@@ -394,6 +394,31 @@ def test_several_tasks_run_here_each_with_its_outcome(workspace: Workspace) -> N
     assert attempt is not None
     assert attempt.dispatch is not None
     assert attempt.dispatch.by == "bob"
+
+
+def test_an_order_that_names_nobody_goes_to_the_agents_of_the_tasks_project(workspace: Workspace) -> None:
+    path = workspace.home / "config" / "projects.toml"
+    path.parent.mkdir()
+    path.write_text('[project.shop]\nexecutor = "fake-inproc:seed=5"\nreviewer = "fake-inproc:reject_first=1"\n')
+    wish = Create("Make it work.", acceptance_criteria=CRITERIA, metadata={"project": "shop"})
+    workspace.store.commit("T-2", wish, actor="alice")
+    (outcome,) = run_here(workspace, ["T-2"], Order())
+    dispatch = workspace.store.task("T-2").attempts[-1].dispatch
+    assert outcome.name == "NeedsReview"
+    assert dispatch is not None
+    assert (dispatch.executor, dispatch.reviewer) == ("fake-inproc:seed=5", "fake-inproc:reject_first=1")
+    path.write_text("[project.shop")
+    (outcome,) = run_here(workspace, [add_task(workspace)], Order())
+    assert (outcome.name, "projects.toml" in outcome.detail) == ("Refused", True)
+
+
+def test_the_families_of_configured_agents_go_with_the_dispatch(workspace: Workspace) -> None:
+    path = workspace.home / "config" / "agents.toml"
+    path.parent.mkdir()
+    table = 'command = ["true"]\nprincipal = "one"\nmodel_family = "{}"\n'
+    path.write_text(f"[executor.a]\n{table.format('gpt')}[reviewer.b]\n{table.format('claude')}")
+    wish, _ = wish_for(workspace, workspace.store.task(add_task(workspace)), Order("a:mode=x", "b"))
+    assert (wish.executor_family, wish.reviewer_family) == ("gpt", "claude")
 
 
 def test_waiting_for_a_remote_executor_ends_with_its_ack_timeout(open_workspace: Made) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from flows.here import run_here
 from flows.overdue import Overdue, find_overdue, settle
+from flows.pipeline import Order
 from flows.workspace import Workspace
 from ssot.beats import keep_sign
 from ssot.claims import try_claim
-from ssot.intents import Dispatch, EndAttempt, SendAck, SendHeartbeat, TimeOutAck, WarnOfSilence
+from ssot.intents import Create, Dispatch, EndAttempt, SendAck, SendHeartbeat, TimeOutAck, WarnOfSilence
 from ssot.presence import AlreadyRunning, become_dispatcher, dispatcher_of, is_dispatcher_alive
 from ssot.task import AckBody, Echo
-from tests.flows.conftest import Made, add_task, settings_for, told
+from tests.flows.conftest import CRITERIA, Made, add_task, settings_for, told
 
 
 def dispatch(workspace: Workspace, task_id: str, dispatch_id: str = "d-1", **to: str) -> None:
@@ -107,10 +109,53 @@ def test_an_attempt_that_a_living_process_runs_is_no_orphan(open_workspace: Made
 
 
 def test_an_attempt_of_a_remote_executor_is_no_orphan(open_workspace: Made) -> None:
-    workspace = open_workspace(orphan_after_s=0.05, heartbeat_warning_s=3600)
+    workspace = open_workspace(orphan_after_s=0.05, heartbeat_warning_s=3600, execution_timeout_s=120)
     dispatch(workspace, "T-1", executor="remote")
     acknowledge(workspace, "T-1", by="codex")
     assert find_overdue(workspace, time.time() + 60) == []
+    ((_, finding),) = find_overdue(workspace, time.time() + 180)
+    assert isinstance(finding, EndAttempt)
+    assert finding.reason == "execution_timeout", "it went away for good"
+
+
+def test_a_sign_of_life_keeps_a_remote_attempt_open(open_workspace: Made) -> None:
+    workspace = open_workspace(heartbeat_warning_s=3600, execution_timeout_s=60)
+    dispatch(workspace, "T-1", executor="remote")
+    acknowledge(workspace, "T-1", by="codex")
+    path = workspace.home / ".kircerta" / "beats" / "d-1"
+    keep_sign(workspace.home, "d-1")
+    os.utime(path, (time.time() + 100, time.time() + 100))
+    assert find_overdue(workspace, time.time() + 120) == []
+
+
+def test_a_decision_is_reminded_of_and_found_overdue_by_whoever_looks_first(open_workspace: Made) -> None:
+    """The store's clock is the true one: a deadline of a second, and nothing else of ours is alive."""
+    workspace = open_workspace()
+    path = workspace.home / "config" / "projects.toml"
+    path.parent.mkdir()
+    path.write_text("[project.shop.policy]\ndecision_deadline_s = 2\nreminders_s = [1]\ndeadline_outcome = 'expired'\n")
+    wish = Create("Make it work.", acceptance_criteria=CRITERIA, metadata={"project": "shop"})
+    workspace.store.commit("T-1", wish, actor="alice")
+    run_here(workspace, ["T-1"], Order("fake-inproc", "fake-inproc"))
+    assert settle(workspace, time.time()) == []
+    kinds = ("decision_reminder", "decision_overdue", "task_rejected")
+    deadline = time.monotonic() + 20
+    while workspace.store.task("T-1").status == "needs_review":
+        assert time.monotonic() < deadline
+        settle(workspace, time.time())
+        time.sleep(0.05)
+    assert settle(workspace, time.time()) == []
+    found = [kind for kind in told(workspace, "T-1") if kind in kinds]
+    assert found in (list(kinds), list(kinds[1:])), "a busy machine may be too late to remind"
+
+
+def test_a_changed_projects_file_is_told_of_by_the_watchdog(workspace: Workspace) -> None:
+    path = workspace.home / "config" / "projects.toml"
+    path.parent.mkdir()
+    path.write_text("[project.shop]\n")
+    for _ in range(2):
+        settle(workspace, time.time())
+    assert [event.type for event in workspace.store.events()] == ["projects_changed"]
 
 
 def test_what_a_living_dispatcher_will_take_up_is_no_orphan(open_workspace: Made) -> None:

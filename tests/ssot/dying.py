@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from audit.stamp import Clock
 from ssot import intents
 from ssot.rules import Policy
 from ssot.store import Store, StoreSettings
-from tests.builders import PERSON, Walk, create, issue
+from tests.builders import PERSON, Walk, create, issue, projects_file
 
 POINTS: dict[str, tuple[Any, str]] = {
     "write": (files, "_write_all"),
@@ -37,6 +38,29 @@ def open_store(home: Path, *, segment_bytes: int = 1 << 26) -> Store:
     return Store.open(home, source="kircerta/test", settings=settings, clock=Clock(), scan=False)
 
 
+POLICIES: dict[str, dict[str, Any]] = {
+    "quorum": {"quorum": 2},
+    "low risk": {"human_gate": False, "low_risk": ["src/**"]},
+    "expired": {"decision_deadline_s": 1, "deadline_outcome": "expired"},
+}
+"""Scenarios of one commit that owes a decision, and the policy of each."""
+
+
+def bring_to_the_edge(store: Store, scenario: str) -> None:
+    """A task of a project, right before the commit that decides it."""
+    projects_file(store.home, **POLICIES[scenario])
+    walk = Walk(store)
+    walk.create(metadata={"project": "shop"})
+    for step in ("dispatch", "ack", "result"):
+        getattr(walk, step)()
+    if scenario == "quorum":
+        walk.verdict()
+        walk.approve("alice")
+    elif scenario == "expired":
+        walk.verdict()
+        time.sleep(1.01)  # the clock is the true one here, and a deadline is whole seconds
+
+
 def move(store: Store, scenario: str) -> None:
     """The one commit that is cut short."""
     walk = Walk(store)
@@ -46,6 +70,15 @@ def move(store: Store, scenario: str) -> None:
         walk.reject()
     elif scenario == "long texts":
         walk.reject(reason="r" * 40_000, issues=tuple(issue(n, text="i" * 40_000, op_refs=()) for n in range(3)))
+    elif scenario == "quorum":
+        walk.approve("bob")
+    elif scenario == "low risk":
+        walk.verdict()
+    elif scenario == "expired":
+        current = walk.task.current
+        assert current is not None
+        assert current.dispatch is not None
+        walk.do(intents.FindDecisionOverdue(current.dispatch.dispatch_id), "watchdog")
     elif scenario == "adopt":
         store.scan()
     elif scenario == "many":

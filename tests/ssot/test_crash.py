@@ -42,10 +42,12 @@ def run(children: ForkServerContext, target: object, *arguments: object) -> int:
     return code
 
 
+OWING = {"quorum": ["approval_given"], "low risk": ["verdict_received"], "expired": ["decision_overdue"]}
 SCENARIOS = [
     "reject and lock",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("create", "long texts", "adopt")),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("many", "rotate", "recover")),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in dying.POLICIES),
 ]
 
 
@@ -55,7 +57,9 @@ def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     scenario = request.param
     home = tmp_path_factory.mktemp("before")
     store = dying.open_store(home)
-    if scenario != "create":
+    if scenario in dying.POLICIES:
+        dying.bring_to_the_edge(store, scenario)
+    elif scenario != "create":
         Walk(store).create()
     if scenario == "adopt":
         builders.drop(home, "T-1", {**builders.read(home, "T-1"), "title": "by hand"})
@@ -88,6 +92,9 @@ def check(home: Path, store: Store, scenario: str) -> None:
     assert store.last_seq() == before, "nothing is left to a scan"
     kinds = builders.types(home, "T-1")
     assert kinds.count("task_rejected") == kinds.count("reject_lock"), "the lock that is owed comes"
+    for owing in OWING.get(scenario, ()):
+        decided = kinds.count("task_approved") + kinds.count("task_rejected")
+        assert decided == (kinds.count(owing) == (2 if scenario == "quorum" else 1)), "so does the decision, once"
     reopened = dying.open_store(home)
     for task_id in store.view.entries:
         assert reopened.document(task_id) == store.document(task_id)
