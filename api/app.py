@@ -217,10 +217,11 @@ def _operations(desk: Desk, tasks: TaskRoutes, health: HealthRoutes) -> list[Ope
             "Approve the attempt at the gate",
             ApproveBody,
             examples.APPROVE,
-            (*DECIDED, "stale_review", "unwitnessed"),
+            (*DECIDED, "stale_review", "unwitnessed", *openapi.APPROVED_UNDER_A_POLICY),
             tag="decisions",
             body_required=False,
-            description="With `review_digest` the approval is for exactly what was looked at.",
+            description="With `review_digest` the approval is for exactly what was looked at. Where the task's project "
+            "asks for several approvals, each is answered with the document; the last one decides.",
         ),
         openapi.move(
             decisions.reject,
@@ -228,7 +229,7 @@ def _operations(desk: Desk, tasks: TaskRoutes, health: HealthRoutes) -> list[Ope
             "Reject the attempt, or decline the task",
             RejectBody,
             examples.REJECT,
-            (*DECIDED, "stale_review", "reason_required", "invalid_issues", "too_large"),
+            (*DECIDED, "four_eyes", "stale_review", "reason_required", "invalid_issues", "too_large"),
             tag="decisions",
             description="The issues go with the next dispatch, verbatim.",
         ),

@@ -53,6 +53,13 @@ _WRITE: Final = (
     "disk_full",
 )
 DECIDED: Final = ("invalid_body", "self_approval")
+APPROVED_UNDER_A_POLICY: Final = (
+    "four_eyes",
+    "not_an_approver",
+    "already_approved",
+    "digest_required",
+    "reason_required",
+)
 FROM_AGENT: Final = ("wrong_dispatch", "attempt_ended")
 
 

@@ -91,7 +91,18 @@ def _decide(desk: Desk, shown: Shown, what: str, body: dict[str, Any], *, json: 
         put_json(answer.content)
         return
     now = _Body(answer)
-    say(f"{shown.task_id} is {now.text('status')}{' and locked' if now.found.get('locked') else ''}")
+    say(f"{shown.task_id} is {now.text('status')}{' and locked' if now.found.get('locked') else ''}{_still(now.found)}")
+
+
+def _still(found: dict[str, Any]) -> str:
+    """How many approvals are there and how many are asked for, while it still waits for some."""
+    attempts = found.get("attempts")
+    last = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    policy = (last.get("dispatch") or {}).get("policy") or {}
+    quorum = policy.get("quorum", 1)
+    if found.get("status") != "needs_review" or quorum == 1:
+        return ""
+    return f": {len(last.get('approvals', ()))} of {quorum} approvals"
 
 
 @dataclass(frozen=True, slots=True)
