@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import Walk, a_store
 from tests.cli.conftest import Run
 
 
@@ -80,3 +81,23 @@ def test_exports_are_bounded_by_time(run: Run, log: Path) -> None:
     until = run("audit", "export", "--until", second).out
     assert until + since == log.read_text()
     assert since.startswith('{"specversion"')
+
+
+def test_fidelity_follows_the_history_and_names_what_differs(run: Run, home: Path) -> None:
+    walk = Walk(a_store(home))
+    walk.create()
+    walk.to_gate("reject")
+    walk.reject()
+    walk.dispatch()
+    walk.store.close()
+    assert "verbatim" in run("audit", "fidelity").out
+    told = json.loads(run("audit", "fidelity", "--json").out)
+    assert (told["ok"], told["redispatches"], told["forwarded"], told["unread_decisions"]) == (True, 1, 2, 0)
+    log = home / "audit" / "events.jsonl"
+    first, last = log.read_bytes().rsplit(b'"text":"issue 1"', 1)
+    log.write_bytes(first + b'"text":"issue X"' + last)
+    ran = run("audit", "fidelity")
+    assert ran.code == 1
+    assert "dispatch.issues[0]" in ran.out
+    assert "issue X" in ran.out
+    assert json.loads(run("audit", "fidelity", "--json").out)["differences"][0]["attempt"] == 2
