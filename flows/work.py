@@ -21,7 +21,8 @@ from ssot.intents import Intent, SendHeartbeat, WarnOfSilence
 from ssot.rules import HEARTBEAT_EVENT_S
 from ssot.states import OPEN, Stage, stage_of_attempt
 from ssot.store import Refused
-from ssot.task import Attempt, Dispatch, Task, internalise, plain
+from ssot.task import Attempt, Dispatch, Task, plain
+from ssot.texts import internalise
 
 SLICE_S: Final = 1.0
 """How long an agent is listened to before the task is looked at again: somebody may have ended the attempt."""

@@ -14,7 +14,8 @@ import orjson
 from audit.files import MAX_FILE_BYTES
 from audit.stamp import Stamp
 from ssot.rules import criteria_or_title, title_from
-from ssot.task import KEPT_WHOLE, Invalid, Task, check_json, document_bytes, externalise, parse_known, plain
+from ssot.task import Invalid, Task, check_json, document_bytes, parse_known, plain
+from ssot.texts import KEPT_WHOLE, externalise
 
 EDITABLE: Final[tuple[str, ...]] = ("title", "request_text", "acceptance_criteria", "scope", "metadata")
 """What people may change in a task file; it counts from the next dispatch on."""

@@ -23,14 +23,8 @@ from ssot.blobs import Blobs
 from ssot.decided import WHOLE, check_decided
 from ssot.ingest import delivery as deliveries
 from ssot.rules import Refusal, Refused
-from ssot.task import (
-    Task,
-    document_bytes,
-    document_digest,
-    internalise,
-    parse_known,
-    review_digest,
-)
+from ssot.task import Task, document_bytes, document_digest, parse_known, review_digest
+from ssot.texts import internalise
 from ssot.view import Entry, HeldFile, OpenAttempt, Query, View
 
 _KEPT_TASKS: Final = 200

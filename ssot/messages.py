@@ -22,10 +22,10 @@ from ssot.task import (
     RecordedPolicy,
     Result,
     Verdict,
-    externalise,
     issue_digest,
     plain,
 )
+from ssot.texts import externalise
 
 
 def this_dispatch(case: Case, dispatch_id: str) -> Dispatch:

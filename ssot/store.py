@@ -27,8 +27,9 @@ from ssot.known import Known, Planned
 from ssot.reconcile import Reconciler
 from ssot.rules import Policy, Refusal, Refused, Signs
 from ssot.shown import TaskFiles
-from ssot.task import TASK_ID, Task, document_bytes, document_digest, externalise
+from ssot.task import TASK_ID, Task, document_bytes, document_digest
 from ssot.terms import ProjectsFile, Reading, change_of, terms_for
+from ssot.texts import externalise
 
 __all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings"]
 
@@ -440,8 +441,9 @@ class Store(Known):
         return found
 
     def _at_the_gate(self) -> list[str]:
-        """Tasks whose decision may be owed."""
-        return [task_id for _, task_id in self.view.by_group.get("needs_review", ())]
+        """Tasks whose decision may be owed: only a policy owes one."""
+        waiting = (task_id for _, task_id in self.view.by_group.get("needs_review", ()))
+        return [task_id for task_id in waiting if b'"policy": {' in (self.document(task_id) or b"")]
 
     def _mark_applied(self, transaction: Transaction) -> None:
         """Tell the next holder of the lock that the files show the log, if they do."""

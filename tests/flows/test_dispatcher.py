@@ -17,12 +17,14 @@ import orjson
 import pytest
 
 from audit.stamp import seconds_of
+from flows.dispatcher import is_wanted_again
 from flows.herald import as_prefect_event
 from flows.serve import all_flows
 from flows.server import PrefectServer, is_served, prefect_environment
 from flows.workspace import Workspace, home_tag
 from ssot.intents import Approve, Dispatch, Reject, Unlock
 from ssot.presence import dispatcher_of, is_dispatcher_alive
+from tests import builders
 from tests.flows.conftest import add_task, settings_for, told
 
 START = (
@@ -75,6 +77,49 @@ def waited_s(workspace: Workspace, task_id: str, first: str, then: str) -> float
     begun = max(event.seq for event in events if event.type == first)
     moments = {event.seq: seconds_of(event.time) for event in events}
     return next(moments[one.seq] - moments[begun] for one in events if one.type == then and one.seq > begun)
+
+
+# ------------------------------------------------------------------------------------------ what is wanted again
+
+
+@pytest.mark.parametrize(
+    ("policy", "default", "wanted"),
+    [
+        (None, True, True),
+        (None, False, False),
+        ({}, True, True),
+        ({}, False, False),
+        ({"auto_redispatch": True}, False, True),
+        ({"auto_redispatch": False}, True, False),
+        ({"auto_redispatch": True, "max_attempts": 1}, True, False),
+        ({"auto_redispatch": True, "max_attempts": 2}, True, True),
+    ],
+)
+def test_the_project_says_whether_a_rejection_starts_the_next_attempt(
+    tmp_path: Path, policy: dict[str, Any] | None, default: bool, wanted: bool
+) -> None:
+    if policy is not None:
+        builders.projects_file(tmp_path, **policy)
+    walk = builders.Walk(builders.a_store(tmp_path))
+    walk.create(metadata={} if policy is None else {"project": "shop"})
+    walk.to_gate("reject")
+    assert not is_wanted_again(walk.task, default=True), "nobody decided yet"
+    walk.reject()
+    assert is_wanted_again(walk.task, default=default) == wanted
+
+
+def test_a_deadline_starts_nothing_by_itself(tmp_path: Path) -> None:
+    policy = {"decision_deadline_s": 5, "deadline_outcome": "expired", "auto_redispatch": True}
+    builders.projects_file(tmp_path, **policy)
+    ticks = builders.Ticks()
+    walk = builders.Walk(builders.a_store(tmp_path, ticks=ticks))
+    walk.create(metadata={"project": "shop"})
+    walk.to_gate("reject")
+    ticks.ahead(6)
+    (overdue,) = walk.store.view.due["T-1"].findings(ticks.now)
+    walk.do(overdue, "watchdog")
+    assert walk.task.status == "rejected"
+    assert not is_wanted_again(walk.task, default=True)
 
 
 # ----------------------------------------------------------------------------------------- without a server

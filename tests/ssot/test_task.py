@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from audit.event import Corrupt
 from ssot.rules import title_from
 from ssot.task import (
-    MAX_INLINE_BYTES,
     TASK_ID,
     AckBody,
     Criterion,
@@ -25,12 +24,11 @@ from ssot.task import (
     Task,
     VerdictBody,
     document_bytes,
-    externalise,
-    internalise,
     parse_document,
     parse_part,
     review_digest,
 )
+from ssot.texts import MAX_INLINE_BYTES, externalise, internalise
 from tests import builders
 from tests.builders import Walk, a_store, walk_to
 
