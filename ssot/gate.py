@@ -269,7 +269,7 @@ def _one_approval(
     if any(case.who & identities(one.by, one.on_behalf_of) for one in given):
         raise No(
             "already_approved",
-            f"{case.actor} approved {case.task_id} already: {policy.quorum - len(given)} others are still needed",
+            f"{case.actor} approved {case.task_id} already: so far {len(given)} of {policy.quorum} people did",
         )
     approval = {**case.signature, "reason": intent.reason, "review_digest": reviewed}
     counted = {"approvals": len(given) + 1, "quorum": policy.quorum}

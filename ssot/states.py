@@ -16,8 +16,8 @@ STAGES: Final[dict[Stage, tuple[Status, str]]] = {
     "delivered": ("pending", "the result waits for its reviewer"),
     "ended": ("pending", "the attempt stopped before its verdict"),
     "needs_review": ("needs_review", "the verdict is there; a person decides"),
-    "approved": ("approved", "people approved it, or the named low-risk policy of its project"),
-    "rejected": ("rejected", "a person rejected it, or nobody decided in time"),
+    "approved": ("approved", "approved at its gate"),
+    "rejected": ("rejected", "rejected, declined, or not decided in time"),
 }
 """Each stage with the status that the document shows for it, and what it means."""
 
