@@ -90,6 +90,7 @@ def _deliveries(store: Store) -> None:
     for update_id in (7, 8):
         store.deliver(telegram.read(builders.update_payload("Greet people.", update_id)))
     store.note(Draft("webhook_rejected", "anonymous", {"count": 3, "address": "127.0.0.1"}))
+    store.note(Draft("redelivery_requested", "backfill", {"hook": "octo-org/hello/7", "delivery_id": "g-6"}))
 
 
 def _refused(move: object) -> None:

@@ -41,6 +41,7 @@ def test_each_line_is_a_cloud_event(kind: str, lines: dict[str, bytes]) -> None:
     assert KINDS[kind].changes_task == ("document_sha256" in event.data)
     without = (
         "projects_changed",
+        "redelivery_requested",
         "auth_denied",
         "alert",
         "log_recovered",
