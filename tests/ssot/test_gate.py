@@ -523,3 +523,13 @@ def test_a_store_that_starts_knows_every_deadline(tmp_path: Path) -> None:
     walk.store.save_checkpoint()
     assert a_store(tmp_path).view.due == from_log == walk.store.view.due
     assert json.loads(Store.detail(walk.store, "T-1") or b"")["attempts"][0]["approvals"][0]["by"] == "alice"
+
+
+def test_the_example_of_a_projects_file_is_one(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "projects.toml"
+    builders.write_projects(tmp_path, example.read_text())
+    walk = Walk(a_store(tmp_path))
+    walk.create(metadata=SHOP)
+    walk.to_gate()
+    walk.approve("bob")
+    assert walk.approve("carol").task.status == "approved"
