@@ -28,8 +28,9 @@ def is_owed_by(event: Event, following: Event) -> bool:
     """Whether the next event about the same task is the one that `event` owed."""
     if event.type == "task_rejected":
         return following.type == "reject_lock"
-    by_itself = event.type == "approval_given" or following.actor.startswith(POLICY_ACTOR)
-    return by_itself and following.type in ("task_approved", "task_rejected")
+    if event.type == "approval_given":
+        return following.type == "task_approved"
+    return following.actor.startswith(POLICY_ACTOR) and following.type in ("task_approved", "task_rejected")
 
 
 def owed(task: Task, policy: Policy) -> Draft | None:

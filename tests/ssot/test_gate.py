@@ -180,6 +180,15 @@ def test_the_same_key_gives_the_first_answer_with_what_it_owed(tmp_path: Path) -
         assert (again.repeated, again.document) == (True, answer.document)
 
 
+def test_what_others_decided_next_is_no_part_of_the_first_answer(tmp_path: Path) -> None:
+    walk = at_gate(tmp_path, quorum=2)
+    key = IdempotencyKey("k", "b")
+    first = walk.store.commit("T-1", intents.Approve(), actor="alice", idempotency=key)
+    walk.reject("bob")
+    again = walk.store.commit("T-1", intents.Approve(), actor="alice", idempotency=key)
+    assert (again.task.status, again.document) == ("needs_review", first.document)
+
+
 def test_an_approval_lost_between_its_line_and_the_decision_is_made_good(tmp_path: Path) -> None:
     """A crash may leave the last approval without the decision that it owed."""
     walk = at_gate(tmp_path, quorum=2)
