@@ -29,7 +29,8 @@ from audit.signer import Signed
 from ssot import rules
 from ssot.blobs import Blobs
 from ssot.decided import check_decided
-from ssot.task import KEPT_WHOLE, Attempt, Invalid, Task, document_bytes, parse_known, plain, review_digest
+from ssot.task import Attempt, Invalid, Task, document_bytes, parse_known, plain, review_digest
+from ssot.texts import KEPT_WHOLE
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 PREDICATE: Final = "urn:kircerta:attestation:task:v1"

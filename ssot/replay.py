@@ -18,7 +18,7 @@ from audit.log import LogReader, Rewound
 from ssot import rules
 from ssot.blobs import Blobs
 from ssot.decided import check_decided
-from ssot.task import KEPT_WHOLE, Task, document_bytes, document_digest, parse_known
+from ssot.task import Task, document_bytes, document_digest, parse_known
 from ssot.texts import KEPT_WHOLE
 
 _BATCH: Final = 4096
