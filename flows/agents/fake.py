@@ -129,6 +129,7 @@ def _ack(job: Mapping[str, Any], mode: str) -> Line:
         "echo": echo,
         "scope": scope,
         "issues": issues,
+        "issue_digests": list(dispatch.get("issue_digests", ())),
     }
 
 

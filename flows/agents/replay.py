@@ -158,6 +158,7 @@ def executor(job: Mapping[str, Any]) -> Iterator[Move]:
         "echo": [_echo(one) for one in dispatch["acceptance_criteria"]],
         "scope": dispatch["scope"],
         "issues": dispatch["issues"],
+        "issue_digests": dispatch.get("issue_digests", []),
     }
     yield {"type": "heartbeat", "dispatch_id": dispatch["dispatch_id"], "note": recording.recording_id}
     yield _result(recording, dispatch)
