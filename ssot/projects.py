@@ -207,6 +207,12 @@ class Projects(_Table):
         return found is not None and any(rule.fits(task) for rule in found[1].auto_dispatch)
 
 
+def may_have_one(task: Task) -> bool:
+    """Whether any file could make a task some project's. One that names none and came from nowhere has none."""
+    came_from = (task.origin.get("repository"), task.origin.get("product"), task.chat_id)
+    return task.metadata.get("project") is not None or any(place is not None for place in came_from)
+
+
 def load(home: Path) -> Projects:
     """The projects of a workspace as its file has them now; none where there is no file. Raises BadProjectsFile."""
     raw = read(home)

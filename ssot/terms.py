@@ -67,7 +67,7 @@ def _digest_of(raw: bytes) -> str:
 def terms_for(reading: Reading, task: Task, creator: Callable[[], str | None]) -> Terms:
     """The terms of a task. `creator` finds out who made it: asked only where it matters."""
     if reading.said is None:
-        return Terms(problem=reading.problem)
+        return Terms(problem=reading.problem) if projects.may_have_one(task) else NO_PROJECT
     try:
         found = reading.said.of(task)
     except BadProjectsFile as error:

@@ -408,8 +408,11 @@ def test_an_order_that_names_nobody_goes_to_the_agents_of_the_tasks_project(work
     assert dispatch is not None
     assert (dispatch.executor, dispatch.reviewer) == ("fake-inproc:seed=5", "fake-inproc:reject_first=1")
     path.write_text("[project.shop")
-    (outcome,) = run_here(workspace, [add_task(workspace)], Order())
+    workspace.store.commit("T-3", wish, actor="alice")
+    (outcome,) = run_here(workspace, ["T-3"], Order())
     assert (outcome.name, "projects.toml" in outcome.detail) == ("Refused", True)
+    (outcome,) = run_here(workspace, [add_task(workspace)], Order("fake-inproc", "fake-inproc"))
+    assert outcome.name == "NeedsReview", "no file could make it some project's"
 
 
 def test_the_families_of_configured_agents_go_with_the_dispatch(workspace: Workspace) -> None:
