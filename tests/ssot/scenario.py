@@ -91,6 +91,8 @@ def _deliveries(store: Store) -> None:
         store.deliver(telegram.read(builders.update_payload("Greet people.", update_id)))
     store.note(Draft("webhook_rejected", "anonymous", {"count": 3, "address": "127.0.0.1"}))
     store.note(Draft("redelivery_requested", "backfill", {"hook": "octo-org/hello/7", "delivery_id": "g-6"}))
+    store.note(Draft("run_started", "load", {"run_id": "r-1", "kind": "soak"}))
+    store.note(Draft("run_finished", "load", {"run_id": "r-1", "kind": "soak", "outcome": "pass"}))
 
 
 def _refused(move: object) -> None:

@@ -42,6 +42,8 @@ def test_each_line_is_a_cloud_event(kind: str, lines: dict[str, bytes]) -> None:
     without = (
         "projects_changed",
         "redelivery_requested",
+        "run_started",
+        "run_finished",
         "auth_denied",
         "alert",
         "log_recovered",
