@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import examples, openapi, session, stream, webhooks
+from api import examples, openapi, session, stream, traces, webhooks
 from api.agents import AgentRoutes
 from api.alarms import AlarmWatch
 from api.answers import Tagged
@@ -119,6 +119,7 @@ def create_app(
     )
     operations = (
         *_operations(desk, tasks, health),
+        *traces.operations(desk),
         stream.operation(streams),
         *webhooks.operations(desk, rejections, keeper),
         *session.operations(desk),

@@ -67,3 +67,46 @@ REJECT: Final[dict[str, Any]] = {
     "issues": [{"criterion_ref": "AC-1", "op_refs": ["OP-1"], "severity": "major", "text": "read it from a setting"}],
 }
 UNLOCK: Final[dict[str, Any]] = {"reason": "the request was unclear; it has been rewritten"}
+
+
+def at_the_gate() -> dict[str, Any]:
+    """The task's document once all of these bodies but a decision were taken."""
+    moment = "2026-01-31T09:00:00.000000Z"
+    told = {"dispatch_id": DISPATCH_ID, "at": moment}
+    dispatch = {
+        **told,
+        "by": "dispatcher",
+        "executor": "remote",
+        "reviewer": "remote",
+        "acceptance_criteria": [CRITERION],
+        "scope": SCOPE,
+        "issues": [],
+        "ack_deadline": "2026-01-31T09:00:30.000000Z",
+    }
+    attempt = {
+        "attempt": 1,
+        "dispatch": dispatch,
+        "ack": {**ACK, **told, "by": "remote-executor"},
+        "result": {**RESULT, **told, "by": "remote-executor"},
+        "verdict": {**VERDICT, **told, "by": "remote-reviewer"},
+    }
+    return {
+        "schema": 1,
+        "task_id": TASK_ID,
+        "title": "let greet() say hello",
+        "source": "manual",
+        "request_text": "let greet() say hello",
+        "acceptance_criteria": [CRITERION],
+        "scope": SCOPE,
+        "status": "needs_review",
+        "locked": False,
+        "revision": 5,
+        "seq": 5,
+        "created_at": moment,
+        "updated_at": moment,
+        "correlation_id": "c-example",
+        "origin": {},
+        "build": None,
+        "attempts": [attempt],
+        "metadata": {},
+    }

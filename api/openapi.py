@@ -22,6 +22,7 @@ from api.tasks import MAX_PAGE, SOURCES, STATUSES
 from audit.event import KINDS
 from ssot.states import STAGES, role_of
 from ssot.task import AckBody, ResultBody, VerdictBody
+from ssot.trace import Trace
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Schema = dict[str, Any]
@@ -37,6 +38,8 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     UnlockBody,
     SessionBody,
 )
+_ANSWERS: Final[tuple[type[BaseModel], ...]] = (TaskDetail, Trace)
+"""Their own names stand in the description; those of their parts begin with `Shown`."""
 _READ: Final = ("unauthenticated", "forbidden", "not_configured", "misdirected", "log_corrupt", "internal_error")
 _WRITE: Final = (
     *_READ,
@@ -80,6 +83,7 @@ class Operation:
     body_required: bool = True
     example: Any = None
     answer: Schema = field(default_factory=dict)
+    answer_example: Any = None
     media_type: str = "application/json"
     problems: Sequence[str] = ()
     tagged: bool = False
@@ -121,7 +125,10 @@ class Operation:
         return entry
 
     def _responses(self) -> Schema:
-        ok: Schema = {"description": "Done", "content": {self.media_type: {"schema": self.answer}}}
+        content: Schema = {"schema": self.answer}
+        if self.answer_example is not None:
+            content["example"] = self.answer_example
+        ok: Schema = {"description": "Done", "content": {self.media_type: content}}
         responses: Schema = {"200": ok}
         if self.accepted:
             responses["202"] = {**ok, "description": "Taken"}
@@ -189,7 +196,14 @@ MOVE_PARAMETERS: Final = (_TASK, _KEY)
 
 # ----------------------------------------------------------------------------------------------- schemas
 
-TASK_ANSWER: Final[Schema] = {"$ref": _REF + TaskDetail.__name__}
+
+
+def reference(model: type[BaseModel]) -> Schema:
+    """The schema of an answer that is a model of ours: one of `_ANSWERS`."""
+    return {"$ref": _REF + model.__name__}
+
+
+TASK_ANSWER: Final[Schema] = reference(TaskDetail)
 LIST_ANSWER: Final[Schema] = {"$ref": _REF + "TaskPage"}
 AUDIT_ANSWER: Final[Schema] = {"$ref": _REF + "AuditPage"}
 READ_PROBLEMS: Final = _READ
@@ -331,7 +345,10 @@ def document_of(app: FastAPI) -> Callable[[], Schema]:
 
 def _schemas() -> Schema:
     _, bodies = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF + "{model}")
-    _, answers = models_json_schema([(TaskDetail, "serialization")], ref_template=_REF + "Shown{model}")
+    _, answers = models_json_schema(
+        [(model, "serialization") for model in _ANSWERS], ref_template=_REF + "Shown{model}"
+    )
     shown = {f"Shown{name}": schema for name, schema in answers.get("$defs", {}).items()}
-    shown[TaskDetail.__name__] = shown.pop(f"Shown{TaskDetail.__name__}")
+    for model in _ANSWERS:
+        shown[model.__name__] = shown.pop(f"Shown{model.__name__}")
     return {**bodies["$defs"], **shown, **_OWN}
