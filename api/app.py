@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import examples, openapi, session, stream, traces, webhooks
+from api import examples, openapi, projects, session, stream, traces, webhooks
 from api.agents import AgentRoutes
 from api.alarms import AlarmWatch
 from api.answers import Tagged
@@ -52,6 +52,7 @@ _ABOUT = (
 )
 _TAGS = [
     {"name": "tasks", "description": "What is asked, and how far it is."},
+    {"name": "projects", "description": "Whose tasks they are, and how each project stands."},
     {"name": "decisions", "description": "What people decide."},
     {"name": "agents", "description": "What executors and reviewers send."},
     {"name": "log", "description": "What happened, and the long texts."},
@@ -120,6 +121,7 @@ def create_app(
     operations = (
         *_operations(desk, tasks, health),
         *traces.operations(desk),
+        *projects.operations(desk),
         stream.operation(streams),
         *webhooks.operations(desk, rejections, keeper),
         *session.operations(desk),

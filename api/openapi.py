@@ -20,6 +20,7 @@ from api.messages import ApproveBody, HeartbeatBody, RejectBody, SessionBody, Ta
 from api.problems import PROBLEMS
 from api.tasks import MAX_PAGE, SOURCES, STATUSES
 from audit.event import KINDS
+from ssot.standing import ProjectsPage
 from ssot.states import STAGES, role_of
 from ssot.task import AckBody, ResultBody, VerdictBody
 from ssot.trace import Trace
@@ -38,7 +39,7 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     UnlockBody,
     SessionBody,
 )
-_ANSWERS: Final[tuple[type[BaseModel], ...]] = (TaskDetail, Trace)
+_ANSWERS: Final[tuple[type[BaseModel], ...]] = (TaskDetail, Trace, ProjectsPage)
 """Their own names stand in the description; those of their parts begin with `Shown`."""
 _READ: Final = ("unauthenticated", "forbidden", "not_configured", "misdirected", "log_corrupt", "internal_error")
 _WRITE: Final = (
@@ -195,7 +196,6 @@ TASK_PARAMETERS: Final = (_TASK,)
 MOVE_PARAMETERS: Final = (_TASK, _KEY)
 
 # ----------------------------------------------------------------------------------------------- schemas
-
 
 
 def reference(model: type[BaseModel]) -> Schema:

@@ -60,8 +60,9 @@ def operations(desk: Desk) -> list[Operation]:
             "trace_task",
             "One task, traced from its criteria to the answers to its issues",
             description=(
-                "For each attempt a row a criterion: its operations, the hunks of the files they edit, the issues about "
-                "it, and the operations of the attempt that got these issues. `coverage` counts what can be traced."
+                "For each attempt a row a criterion: its operations, the hunks of the files they edit, the issues "
+                "about it, and the operations of the attempt that got these issues. `coverage` counts what can be "
+                "traced."
             ),
             role="viewer",
             parameters=openapi.TASK_PARAMETERS,
