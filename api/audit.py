@@ -15,7 +15,7 @@ from api.answers import Answer
 from api.desk import Desk
 from api.parameters import moment, query_parameters, unusable, whole_number
 from audit.event import KINDS, Event
-from audit.log import LogReader, Rewound, event_at
+from audit.log import LogReader, Rewound, seq_before
 from ssot.task import TASK_ID
 
 MAX_EVENTS: Final = 1000
@@ -76,7 +76,7 @@ def filter_of(raw: bytes) -> Filter:
 
 def page(folder: Path, last_seq: int, wanted: Filter) -> bytes:
     """One page as JSON: the lines as they stand, and where to go on. Raises Corrupt."""
-    lines, at = _scan(folder, max(wanted.after, _seq_before(folder, wanted.since, last_seq)), last_seq, wanted)
+    lines, at = _scan(folder, _begin(folder, last_seq, wanted), last_seq, wanted)
     following = b"null" if at is None else b"%d" % at
     return b'{"events":[%b],"next_after":%b}' % (b",".join(lines), following)
 
@@ -106,14 +106,6 @@ def _scan(folder: Path, after: int, last_seq: int, wanted: Filter) -> tuple[list
         reader.close()
 
 
-def _seq_before(folder: Path, since: str | None, last_seq: int) -> int:
-    """The seq of the last event before a time, bisected: time never decreases in the log."""
-    low, high = 0, last_seq if since is not None else 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        event = event_at(folder, middle)
-        if event is not None and since is not None and event.time < since:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _begin(folder: Path, last_seq: int, wanted: Filter) -> int:
+    """The seq behind which a page may begin."""
+    return wanted.after if wanted.since is None else max(wanted.after, seq_before(folder, wanted.since, last_seq))

@@ -67,6 +67,8 @@ KINDS: Final[dict[str, Kind]] = {
     "out_of_order_ignored": Kind("A delivery that tells of an older state than the one that stands."),
     "auth_denied": Kind("Requests without a valid token or role, counted."),
     "alert": Kind("An alarm of the running system: raised, with a reason and figures, or cleared again."),
+    "notification_sent": Kind("Somebody was told outside of kircerta; the target stands here by its name alone."),
+    "notification_failed": Kind("A notification did not go out; the event says why, without the target's URL."),
     "log_recovered": Kind("A torn tail of the log was put aside and cut off."),
     "run_started": Kind("A load run began."),
     "run_finished": Kind("A load run is over, or was found dead; the event says how it ended."),

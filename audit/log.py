@@ -372,6 +372,19 @@ def event_at(folder: Path, seq: int) -> Event | None:
         reader.close()
 
 
+def seq_before(folder: Path, moment: str, last_seq: int) -> int:
+    """The seq of the last event before a time (as the log writes it), bisected: time never decreases in the log."""
+    low, high = 0, last_seq
+    while low < high:
+        middle = (low + high + 1) // 2
+        event = event_at(folder, middle)
+        if event is not None and event.time < moment:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def last_event(folder: Path) -> Event | None:
     """The newest complete line; None where the log is empty. Costs a few reads at its end, whatever its size."""
     for first, _ in reversed(segments(folder)):

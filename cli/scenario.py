@@ -81,6 +81,7 @@ def play(home: Path) -> list[Event]:
         scene.files_by_hand()
         scene.notes()
         scene.deliveries()
+        scene.notifications()
         scene.torn_tail()
         return list(store.events())
     finally:
@@ -226,6 +227,14 @@ class _Scene:
             "last_at": moment,
         }
         self._store.note(Draft("webhook_rejected", "anonymous", rejected))
+
+    def notifications(self) -> None:
+        """What people were told outside, and what did not get through."""
+        gate = next(event for event in self._store.events() if event.type == "verdict_received")
+        told = {"kind": "needs_review", "about": "T-1", "target": "team", "for_seq": gate.seq}
+        self._store.note(Draft("notification_sent", "notifier", told, "T-1", gate.correlationid))
+        failed = {**told, "target": "mail", "reason": "no answer within 10 s", "tries": 4}
+        self._store.note(Draft("notification_failed", "notifier", failed, "T-1", gate.correlationid))
 
     def _deliver(self, delivery: Delivery) -> None:
         self._time.now += 1.0

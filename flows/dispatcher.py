@@ -26,8 +26,10 @@ from flows.arrivals import Arrivals
 from flows.followed import Followed
 from flows.heads import HeadSchedule
 from flows.herald import Herald
+from flows.notifications.notifier import NotifierThread
 from flows.overdue import settle
 from flows.pipeline import waits_for_us
+from flows.planned import keep_schedules
 from flows.runner import CALLED, Job, NotNow, Runner
 from flows.server import use_environment
 from flows.workspace import Workspace, home_tag
@@ -56,6 +58,7 @@ class Dispatcher:
         self.workspace = workspace
         self.runner = Runner(workspace, prefect_api_url)
         self.herald = Herald(prefect_api_url) if prefect_api_url is not None else None
+        self.notifier = NotifierThread(workspace)
         self.followed = Followed(workspace.home, workspace.store.last_seq())
         self.arrivals = Arrivals(workspace, self.followed)
         self._inbox = Inbox(workspace.home)
@@ -78,6 +81,7 @@ class Dispatcher:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`; then stop the agents and leave the open attempts to whoever comes next."""
         watcher = Watcher(self.workspace.store, self._ring, adopt=True).start()
+        self.notifier.start()
         beside = [
             asyncio.create_task(self._guard(stop)),
             asyncio.create_task(self._sweep()),
@@ -85,16 +89,20 @@ class Dispatcher:
         ]
         if self.herald is not None:
             beside.append(asyncio.create_task(self.herald.run()))
+        if self._url is not None:
+            beside.append(asyncio.create_task(keep_schedules(self.workspace.home, self._url)))
         try:
             while not stop.is_set():
                 await self._one_turn()
                 await self._next_news(stop)
         finally:
             await self._stop([*beside, *self._running.values()])
+            await asyncio.to_thread(self.notifier.stop)
             await asyncio.to_thread(watcher.stop)
             self._reader.close()
 
     def _ring(self, seq: int) -> None:
+        self.notifier.ring()
         with suppress(RuntimeError):  # the loop is closed: we are on our way out
             self._loop.call_soon_threadsafe(self._news.set)
 

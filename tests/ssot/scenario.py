@@ -55,6 +55,10 @@ def everything(home: Path) -> dict[str, bytes]:
     store = a_store(home, ticks=ticks)
     store.note(Draft("alert", "kircerta", {"text": "again"}))
     _deliveries(store)
+    told = {"kind": "needs_review", "about": "T-1", "target": "team", "for_seq": 28}
+    store.note(Draft("notification_sent", "notifier", told, "T-1", "c-fixed"))
+    failed = {**told, "reason": "no answer within 10 s", "tries": 4}
+    store.note(Draft("notification_failed", "notifier", failed, "T-1", "c-fixed"))
     found: dict[str, bytes] = {}
     for event in builders.events(home):
         found.setdefault(event.type, event.line)
