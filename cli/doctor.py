@@ -86,6 +86,7 @@ def examine(*, full: bool) -> Iterator[Finding]:
     yield _tried("webhooks", lambda: webhooks(given))
     yield _tried("projects", lambda: projects(home))
     yield from inbox(home)
+    yield _tried("notifications", lambda: notifications(home))
     if workspace.exists(home):
         yield from _inside(given, full=full)
     yield from processes(given)
@@ -232,6 +233,23 @@ def inbox(home: Path) -> Iterator[Finding]:
         yield Finding(
             "delivery", "warn", f"{len(standings) - _SHOWN} more are kept", "`kircerta webhook list --failed`"
         )
+
+
+def notifications(home: Path) -> Finding:
+    """Whether people can be told what config/notifications.toml says they are told."""
+    from flows.notifications.targets import BadNotificationsFile, NoURL, load, url_of
+
+    try:
+        config = load(home)
+        for target in config.target.values():
+            url_of(target, home, os.environ)
+    except BadNotificationsFile as error:
+        return Finding("notifications", "fail", str(error), "mend it: nothing goes out until then")
+    except NoURL as error:
+        return Finding("notifications", "warn", str(error), "`kircerta notify list` shows all targets")
+    if not config.target:
+        return Finding("notifications", "ok", "nobody is told anything: there is no target")
+    return Finding("notifications", "ok", f"{len(config.target)} targets" + (", dry run" if config.dry_run else ""))
 
 
 def inotify() -> Finding:
