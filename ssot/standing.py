@@ -245,7 +245,9 @@ def _red(last_run: Run | None, tasks: Iterable[TaskFacts]) -> Iterable[Reason]:
 def _yellow(tasks: Iterable[TaskFacts], now: float, silent: frozenset[str], held: frozenset[str]) -> Iterable[Reason]:
     for task in tasks:
         if task.decide_until is not None and now > seconds_of(task.decide_until):
-            yield Reason(code="overdue", task_id=task.task_id, detail=f"a decision was due by {task.decide_until}")
+            yield Reason(
+                code="overdue", task_id=task.task_id, detail=f"a decision was due by {task.decide_until[:19]}Z"
+            )
         if task.task_id in silent:
             yield Reason(code="silent", task_id=task.task_id, detail="nothing is heard of its executor")
         if task.task_id in held:

@@ -76,24 +76,26 @@ function pathOf(text) {
   return name === "/dev/null" ? null : name.replace(/^[ab]\//, "");
 }
 
-/** A unified diff, one fold a file. */
-export function diffView(text) {
+/** A unified diff, one fold a file. Files and hunks have anchors that begin with `anchor`, both counted from 1. */
+export function diffView(text, anchor) {
   const files = parse(text);
   if (!files.length) return h("pre", { class: "code" }, pieces(text));
   const total = files.reduce((sum, file) => sum + file.lines.length, 0);
   return h(
     "div",
     { class: "diff" },
-    files.map((file, index) => fileView(file, total <= OPEN_LINES * 3 ? file.lines.length <= OPEN_LINES : index === 0)),
+    files.map((file, index) => fileView(file, total <= OPEN_LINES * 3 ? file.lines.length <= OPEN_LINES : index === 0, `${anchor} file ${index + 1}`, `${anchor} hunk ${index + 1}`)),
   );
 }
 
-function fileView(file, open) {
+function fileView(file, open, anchor, hunkAnchor) {
+  let hunks = 0;
+  for (const line of file.lines) if (line[0] === "hunk") line[4] = `${hunkAnchor}.${++hunks}`;
   const name = file.kind === "renamed" ? `${file.from} → ${file.path}` : file.path || file.from || "?";
   const body = h("div", { class: `difflines ${file.lines.length > 400 ? "long" : ""}`, role: "table", "aria-label": "Changed lines", tabindex: "0" });
   const fold = h(
     "details",
-    { class: "file" },
+    { class: "file", "data-anchor": anchor, tabindex: "-1" },
     h(
       "summary",
       {},
@@ -126,8 +128,8 @@ function drawLines(body, lines, from) {
 const SIGNS = { added: "+", removed: "−", same: " " };
 
 function lineView(lines, index) {
-  const [kind, before, after, text] = lines[index];
-  if (kind === "hunk" || kind === "note") return h("div", { class: `dl ${kind}`, role: "row" }, h("span", { role: "cell" }, pieces(text)));
+  const [kind, before, after, text, anchor] = lines[index];
+  if (kind === "hunk" || kind === "note") return h("div", { class: `dl ${kind}`, role: "row", "data-anchor": anchor, tabindex: anchor ? "-1" : null }, h("span", { role: "cell" }, pieces(text)));
   const twin = counterpart(lines, index);
   const content = twin === null ? pieces(text) : marked(text, twin, kind === "added" ? "ins" : "del");
   return h(

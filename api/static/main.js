@@ -1,11 +1,13 @@
-// The dashboard: one link to the log, three views and a task's page, and the keys.
+// The dashboard: one link to the log, four views and a task's page, and the keys.
 
 import { lastSeq } from "./ask.js";
 import { ActivityView } from "./activity.js";
 import { AgentsView } from "./agents.js";
+import { Alarms } from "./alarms.js";
 import { clear, dialog, h, said, toast } from "./dom.js";
 import { Link } from "./link.js";
 import { ListView } from "./list.js";
+import { ProjectsView } from "./projects.js";
 import { Session, tokenFromAddress } from "./session.js";
 import { TaskView } from "./task.js";
 import { Tasks } from "./tasks.js";
@@ -20,7 +22,9 @@ const views = {
   task: new TaskView(tasks, session, () => views.list.address),
   activity: new ActivityView(link),
   agents: new AgentsView(tasks, link),
+  projects: new ProjectsView(),
 };
+const alarms = new Alarms(document.getElementById("alarms"));
 const place = document.getElementById("view");
 let current = null;
 
@@ -32,7 +36,7 @@ function route() {
   const task = /^\/tasks\/([^/]+)$/.exec(path);
   const before = current;
   if (task) current = views.task;
-  else current = { "/activity": views.activity, "/agents": views.agents }[path] ?? views.list;
+  else current = { "/activity": views.activity, "/agents": views.agents, "/projects": views.projects }[path] ?? views.list;
   if (before && before !== current) before.hide();
   current.show(place, task ? decoded(task[1]) : parameters);
   if (before && before !== current && !place.contains(document.activeElement)) place.focus({ preventScroll: true });
@@ -93,7 +97,7 @@ function turnTheme() {
 }
 
 const KEYS = [
-  ["1 2 3", "tasks, activity, agents"],
+  ["1 2 3 4", "tasks, activity, agents, projects"],
   ["/", "search"],
   ["j k", "down and up the list"],
   ["Enter", "open"],
@@ -116,7 +120,7 @@ function onKey(event) {
     if (event.key === "Escape") target.blur();
     return;
   }
-  const address = { 1: "#/", 2: "#/activity", 3: "#/agents" }[event.key];
+  const address = { 1: "#/", 2: "#/activity", 3: "#/agents", 4: "#/projects" }[event.key];
   if (address) location.hash = address;
   else if (event.key === "?") tellKeys();
   else if (event.key === "t") turnTheme();
@@ -148,17 +152,18 @@ async function begin() {
   }
   drawLight();
   tasks.load();
+  alarms.read();
   if (current !== views.list) current.reset?.();
 }
 
 link.on("state", drawLight);
 link.on("event", (event) => {
   tasks.apply(event);
-  for (const view of [views.task, views.activity, views.agents]) view.apply(event);
+  for (const view of [views.task, views.activity, views.agents, views.projects, alarms]) view.apply(event);
 });
 link.on("reset", () => {
   tasks.reload();
-  for (const view of [views.task, views.activity, views.agents]) view.reset();
+  for (const view of [views.task, views.activity, views.agents, views.projects, alarms]) view.reset();
 });
 tasks.on(title);
 session.on(() => {

@@ -6,6 +6,7 @@ import { diffView, sideBySide } from "./diff.js";
 import { openGate } from "./gate.js";
 import { flash } from "./list.js";
 import { stageOf } from "./tasks.js";
+import { traceView } from "./trace.js";
 import { badge, kindWord, saying, toneOf } from "./words.js";
 
 const MAX_ROWS = 300; // operations drawn before somebody asks for the rest
@@ -31,6 +32,7 @@ export class TaskView {
       this.taskId = taskId;
       this.task = null;
       this.problem = null;
+      this.trace = null;
       this.timeline = [];
       this.timelineComplete = false;
       this._settled = false;
@@ -56,11 +58,25 @@ export class TaskView {
       this.problem = null;
       this.tasks.take(task);
       this._draw();
+      await this._readTrace(taskId);
       if (!this.timelineComplete) await this._readTimeline(taskId);
     } catch (error) {
       if (taskId !== this.taskId) return;
       this.problem = error;
       if (!this.task || error.status === 404) this._drawProblem(error);
+    }
+  }
+
+  /** Only what was delivered can be traced. */
+  async _readTrace(taskId) {
+    if (!this.task.attempts.some((attempt) => attempt.result)) return;
+    try {
+      const trace = await get(`${taskPath(taskId)}/trace`);
+      if (taskId !== this.taskId) return;
+      this.trace = trace;
+      this._draw();
+    } catch {
+      // The rest of the page is there; the trace is read again with the next change.
     }
   }
 
@@ -126,10 +142,11 @@ export class TaskView {
     const heading = this.root.firstChild;
     const facts = [task.title, task.status, task.locked, stageOf(task.attempts.at(-1)), task.attempts.length];
     this._section(heading, "heading", [facts, task.updated_at, task.origin, task.source], () => this._heading());
-    this._section(this._aside, "gate", [facts, task.review_digest, this.session.sub, this.session.roles, last(task)?.verdict, last(task)?.decision], () => this._gate());
+    this._section(this._aside, "gate", [facts, task.review_digest, this.session.sub, this.session.roles, last(task)?.verdict, last(task)?.approvals, last(task)?.decision], () => this._gate());
     this._section(this._aside, "timeline", [this.timeline.length, this.timelineComplete], () => this._timelineView());
     this._section(this._main, "request", [task.request_text, task.build, task.metadata], () => this._request());
     this._section(this._main, "criteria", [task.acceptance_criteria, task.scope, last(task)?.result, last(task)?.verdict], () => this._criteria());
+    if (this.trace) this._section(this._main, "trace", [this.trace.attempts], () => this._traced());
     for (const attempt of [...task.attempts].reverse()) {
       const mismatches = this._mismatches(attempt);
       const current = attempt === last(task);
@@ -159,7 +176,7 @@ export class TaskView {
 
   /** Newest attempt first, raw JSON last. */
   _order() {
-    const names = ["request", "criteria", ...this.task.attempts.map((a) => `attempt ${a.attempt}`).reverse(), "raw"];
+    const names = ["request", "criteria", ...(this._sections.has("trace") ? ["trace"] : []), ...this.task.attempts.map((a) => `attempt ${a.attempt}`).reverse(), "raw"];
     for (const [name, { element }] of this._sections) {
       if (name.startsWith("attempt ") && !names.includes(name)) {
         element.remove();
@@ -245,6 +262,11 @@ export class TaskView {
     );
   }
 
+  _traced() {
+    const fold = (name, head, body, open) => this._fold(name, head, body, open);
+    return traceView(this.trace, (text, anchor, className) => this._jump(text, anchor, className), fold);
+  }
+
   _criterion(criterion, attempt) {
     const issues = (attempt?.verdict?.issues ?? []).filter((issue) => issue.criterion_ref === criterion.id);
     const operations = (attempt?.result?.work_log ?? []).filter((op) => op.criterion_refs.includes(criterion.id));
@@ -267,21 +289,29 @@ export class TaskView {
     return h("button", { type: "button", class: `jump ${className}`, onclick: () => this.jumpTo(anchor) }, said(text, "mono"));
   }
 
-  jumpTo(anchor) {
-    const find = () => [...this.root.querySelectorAll("[data-anchor]")].find((element) => element.dataset.anchor === anchor);
-    let target = find();
-    if (!target) {
-      // Inside a fold that was never opened: open the attempt's folds and look again.
-      const number = anchor.split(" ")[0];
-      const section = this._sections.get(`attempt ${number}`)?.element;
-      section?.querySelectorAll("details.fold").forEach((fold) => (fold.open = true));
-      if (section?.tagName === "DETAILS") section.open = true;
-      section?.querySelectorAll(".wide > button.more").forEach((button) => button.click());
-      setTimeout(() => this._arrive(find()), 30);
-      return;
+  /** What is not drawn yet (in folds that were never opened, behind "Show more") is drawn on the way. */
+  async jumpTo(anchor) {
+    const find = (name) => [...this.root.querySelectorAll("[data-anchor]")].find((element) => element.dataset.anchor === name);
+    for (let round = 0; round < 20 && !find(anchor); round++) {
+      this._openTowards(anchor, find);
+      await new Promise((resolve) => setTimeout(resolve, 30));
     }
-    for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    const target = find(anchor);
+    for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
     this._arrive(target);
+  }
+
+  _openTowards(anchor, find) {
+    const [number, kind, place] = anchor.split(" ");
+    const section = this._sections.get(`attempt ${number}`)?.element;
+    if (!section) return;
+    if (section.tagName === "DETAILS") section.open = true;
+    section.querySelectorAll("details.fold").forEach((fold) => (fold.open = true));
+    section.querySelectorAll(".wide > button.more").forEach((button) => button.click());
+    const file = kind === "hunk" && find(`${number} file ${place.split(".")[0]}`);
+    if (!file) return;
+    file.open = true;
+    file.querySelector("button.more")?.click();
   }
 
   _arrive(target) {
@@ -441,7 +471,7 @@ export class TaskView {
         ? this._fold(
             `${n} diff`,
             [h("span", { class: "h3" }, "Diff"), h("span", { class: "faint mono" }, said(`base ${snapshot.base.slice(0, 12)} · sha256 ${snapshot.sha256.slice(0, 12)}`))],
-            () => diffView(snapshot.text ?? ""),
+            () => diffView(snapshot.text ?? "", n),
             current,
           )
         : h("p", { class: "faint" }, "No diff was delivered."),
@@ -503,6 +533,7 @@ export class TaskView {
         h("p", {}, `Attempt ${attempt.attempt} waits for a person. The reviewer says `, h("strong", { class: verdict.decision === "approve" ? "plus" : "minus" }, verdict.decision), issues ? `, with ${issues} ${issues === 1 ? "issue" : "issues"}.` : ", without issues."),
         h("p", { class: "faint small" }, "What you decide on: ", digestView(task.review_digest)),
       );
+      children.push(approvalsView(attempt));
     } else if (attempt?.decision) {
       const { decision } = attempt;
       children.push(
@@ -660,6 +691,21 @@ function mismatchView(event) {
     event.data.where
       ? h("div", { class: "pair" }, h("div", {}, h("span", { class: "faint small" }, "told"), h("div", { class: "prose" }, told)), h("div", {}, h("span", { class: "faint small" }, "echoed"), h("div", { class: "prose" }, got)))
       : prose(event.data.detail ?? ""),
+  );
+}
+
+/** How many approvals are asked for, and who gave one; nothing where one is enough and nobody gave any yet. */
+function approvalsView(attempt) {
+  const approvals = attempt.approvals ?? [];
+  const { quorum = 1, approvers = [] } = attempt.dispatch?.policy ?? {};
+  if (quorum <= 1 && !approvals.length && !approvers.length) return null;
+  const given = new Set(approvals.map((approval) => approval.by));
+  return h(
+    "div",
+    { class: "approvals" },
+    h("p", {}, h("strong", {}, `${approvals.length} of ${quorum} `), quorum === 1 ? "approval" : "approvals"),
+    approvals.length > 0 && h("ul", {}, approvals.map((approval) => h("li", {}, said(approval.by), ", ", when(approval.at), approval.reason && h("span", { class: "faint" }, " · ", said(approval.reason))))),
+    approvers.length > 0 && h("p", { class: "faint small" }, "Asked: ", approvers.map((name, index) => [index ? ", " : "", h("span", { class: given.has(name) ? "given" : "" }, said(name))])),
   );
 }
 

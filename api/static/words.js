@@ -62,6 +62,10 @@ const KINDS = {
   out_of_order_ignored: "Older state ignored",
   auth_denied: "Access denied",
   alert: "Alert",
+  decision_reminder: "Decision due soon",
+  decision_overdue: "Decision overdue",
+  notification_sent: "Told outside",
+  notification_failed: "Could not be told",
   log_recovered: "Log recovered",
   run_started: "Run started",
   run_finished: "Run finished",
@@ -70,13 +74,14 @@ export const kindWord = (type) => KINDS[type] ?? type.replaceAll("_", " ");
 
 const TONES = {
   good: ["task_approved", "approval_given", "task_unlocked"],
-  bad: ["task_rejected", "reject_lock", "alert", "fidelity_violation", "scope_violation", "ack_timeout"],
+  bad: ["task_rejected", "reject_lock", "alert", "fidelity_violation", "scope_violation", "ack_timeout", "decision_overdue"],
   warn: [
     "ack_mismatch", "heartbeat_warning", "result_refused", "verdict_refused", "move_refused", "attempt_ended",
     "task_invalid", "auth_denied", "webhook_rejected", "log_recovered", "task_restored",
+    "decision_reminder", "notification_failed",
   ],
   gate: ["verdict_received"],
-  faint: ["heartbeat", "webhook_ignored", "webhook_duplicate", "telegram_dedup_hit", "out_of_order_ignored"],
+  faint: ["heartbeat", "webhook_ignored", "webhook_duplicate", "telegram_dedup_hit", "out_of_order_ignored", "notification_sent"],
 };
 const TONE_OF = Object.fromEntries(Object.entries(TONES).flatMap(([tone, types]) => types.map((type) => [type, tone])));
 export const toneOf = (type) => TONE_OF[type] ?? "plain";
@@ -138,6 +143,12 @@ export function saying(event) {
       return said(`${data.count} × ${data.route} from ${data.address}`);
     case "task_invalid":
       return said(`${data.file}: ${short(data.detail)}`);
+    case "alert":
+      return said(joined(data.alarm ?? data.what, data.state, short(data.detail ?? data.text)));
+    case "notification_sent":
+      return said(`${data.target}: ${data.kind.replaceAll("_", " ")}${data.dry_run ? ", dry run" : ""}`);
+    case "notification_failed":
+      return said(joined(data.target, data.kind?.replaceAll("_", " "), short(data.reason)));
     case "task_restored":
       return said(data.why ?? "");
     case "build_status":

@@ -14,6 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from audit.event import Draft  # noqa: E402
 from scripts.dev import showcase  # noqa: E402
 from tests.browser.conftest import CHROMIUM, FLAGS, Site  # noqa: E402
 
@@ -26,6 +27,8 @@ SHOTS = {
 MORE = {
     "activity": ("/#/activity", ".log .row"),
     "agents": ("/#/agents", ".agent tbody tr"),
+    "projects": ("/#/projects", ".project"),
+    "trace": ("/#/tasks/gh-acme_shop-418", ".trace .matrix"),
 }
 
 
@@ -41,7 +44,11 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="kircerta-shots-"))
     try:
-        showcase.make(home, end=time.time()).close()
+        store = showcase.make(home, end=time.time())
+        if given.all:
+            alarm = {"alarm": "p95", "state": "raised", "detail": "GET /api/tasks: P95 is 412 ms, over 200 ms"}
+            store.note(Draft("alert", "kircerta/load", alarm))
+        store.close()
         site = Site(home)
         site.start()
         try:
@@ -76,6 +83,8 @@ def take(page: Page, url: str, ready: str, file: Path) -> None:
     page.goto(url)
     page.wait_for_selector('#light[data-state="live"]')
     page.wait_for_selector(ready)
+    if "trace" in file.stem:
+        page.locator(".trace").evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(800)
     page.screenshot(path=file)
     print(f"{file} ({file.stat().st_size // 1024} KiB)")

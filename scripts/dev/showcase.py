@@ -26,6 +26,36 @@ from ssot.rules import Policy
 from ssot.store import Refused, Store, StoreSettings
 from ssot.task import AckBody, Criterion, DiffSnapshot, Echo, Issue, Operation, ResultBody, Source, VerdictBody
 
+PROJECTS = """\
+[project.billing]
+title = "Billing"
+executor = "codex"
+reviewer = "claude"
+scope = ["billing/**"]
+[project.billing.policy]
+quorum = 2
+approvers = ["alice", "bob", "carol"]
+four_eyes = true
+decision_deadline_s = 86400
+reminders_s = [3600]
+
+[project.workers]
+title = "Workers"
+executor = "codex"
+reviewer = "claude"
+[project.workers.policy]
+decision_deadline_s = 60
+
+[project.web]
+repositories = ["acme/*"]
+executor = "openclaw"
+reviewer = "claude"
+[[project.web.auto_dispatch]]
+source = "github"
+labels = ["agent"]
+"""
+PROJECT_OF = {"mypy-strict": "billing", "retry-after": "billing", "lease-renewal": "workers", "flaky-upload": "workers"}
+
 EXECUTOR, REVIEWER, APPROVER = "codex-2", "claude-review", "alice"
 
 
@@ -59,6 +89,8 @@ class Playing:
         **more: object,
     ) -> None:
         listed = tuple(Criterion(id=f"AC-{n}", text=text) for n, text in enumerate(criteria, 1))
+        if task_id in PROJECT_OF:
+            more["metadata"] = {"project": PROJECT_OF[task_id]}
         made = Create(request, source=source, title=title, acceptance_criteria=listed, scope=scope, **more)  # type: ignore[arg-type]
         self.do(task_id, made, "importer" if source == "import" else "dana")
 
@@ -269,6 +301,8 @@ def lease_criteria() -> list[str]:
 
 def make(home: Path, *, end: float) -> Store:
     """Fill a workspace with a dozen tasks whose story ends at `end` (Unix seconds). Gives the open store."""
+    (home / "config").mkdir(exist_ok=True)
+    (home / "config" / "projects.toml").write_text(PROJECTS)
     play = Playing(home, end - 5400)
     play.create(
         "rate-limit-headers",
