@@ -1,9 +1,9 @@
 // What was raised and not cleared: a quiet line above every view.
 
-import { events } from "./ask.js";
+import { events, readiness } from "./ask.js";
 import { clear, h, said, tick, when } from "./dom.js";
 
-const BACK_MS = 24 * 3600 * 1000; // alarms that were raised longer ago are in the log alone
+const BACK_MS = 24 * 3600 * 1000; // of alarms that were raised longer ago only the name is shown
 const SHOWN = 3;
 
 export class Alarms {
@@ -14,11 +14,15 @@ export class Alarms {
     setInterval(() => tick(place), 5_000);
   }
 
-  /** Alarms from before this page was opened. */
+  /** Alarms from before this page was opened: the server knows their names, the log why they were raised. */
   async read() {
     try {
+      const { alarms = [], last_seq: seq } = await readiness();
+      for (const alarm of alarms) this._take({ seq: 0, data: { alarm, state: "raised" } });
+      this._draw();
       const since = new Date(Date.now() - BACK_MS).toISOString();
-      for await (const event of events({ type: "alert", since }, 20)) this._take(event);
+      if (alarms.length) for await (const event of events({ type: "alert", since }, 20)) this._take(event);
+      for (const alarm of this.raised.keys()) if (!alarms.includes(alarm) && this._seen.get(alarm) <= seq) this.raised.delete(alarm);
     } catch {
       // Those that come from now on are shown all the same.
     }
@@ -38,10 +42,10 @@ export class Alarms {
 
   _take(event) {
     const { alarm, state } = event.data;
-    if (typeof alarm !== "string" || (this._seen.get(alarm) ?? 0) >= event.seq) return false;
+    if (typeof alarm !== "string" || (this._seen.get(alarm) ?? -1) >= event.seq) return false;
     this._seen.set(alarm, event.seq);
     if (state === "raised") {
-      if (!this.raised.has(alarm)) this.raised.set(alarm, event);
+      this.raised.set(alarm, event);
     } else if (state === "cleared") {
       this.raised.delete(alarm);
     }
@@ -59,9 +63,9 @@ export class Alarms {
           h("i", { "aria-hidden": "true" }),
           h("strong", {}, said(event.data.alarm)),
           " ",
-          said(event.data.detail ?? event.data.text ?? ""),
+          said(event.data.reason ?? ""),
           " ",
-          h("span", { class: "small" }, when(event.time, "raised ")),
+          event.time && h("span", { class: "small" }, when(event.time, "raised ")),
           event.subject && [" ", h("a", { href: `#/tasks/${encodeURIComponent(event.subject)}` }, said(event.subject, "mono"))],
         ),
       ),

@@ -53,9 +53,14 @@ export const taskPath = (taskId) => `/api/tasks/${encodeURIComponent(taskId)}`;
 
 /** Where the log ends now. Also says so while the server is not ready for writes. */
 export async function lastSeq(signal) {
+  return (await readiness(signal)).last_seq;
+}
+
+/** How the server is, and which alarms stand. It tells so while it is not ready for writes, too. */
+export async function readiness(signal) {
   const response = await fetch("/readyz", { credentials: "same-origin", cache: "no-store", signal });
   const body = await response.json().catch(() => ({}));
-  if (typeof body.last_seq === "number") return body.last_seq;
+  if (typeof body.last_seq === "number") return body;
   throw new Problem(response.status, body.code ?? "unknown", body.detail ?? "the server is not ready", body);
 }
 

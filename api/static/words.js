@@ -144,7 +144,7 @@ export function saying(event) {
     case "task_invalid":
       return said(`${data.file}: ${short(data.detail)}`);
     case "alert":
-      return said(joined(data.alarm ?? data.what, data.state, short(data.detail ?? data.text)));
+      return said(joined(data.alarm ?? data.what, data.state, short(data.reason ?? data.detail ?? data.text)));
     case "notification_sent":
       return said(`${data.target}: ${data.kind.replaceAll("_", " ")}${data.dry_run ? ", dry run" : ""}`);
     case "notification_failed":

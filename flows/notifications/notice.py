@@ -16,8 +16,6 @@ _OF_TASKS: Final[dict[str, Kind]] = {
     "decision_overdue": "decision_overdue",
     "reject_lock": "reject_lock",
 }
-EXPIRED: Final = frozenset({"expired", "decision_overdue"})
-"""Why an attempt ends when nobody decided in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +27,10 @@ class Notice:
     seq: int
     task_id: str | None
     correlationid: str | None
-    told: str
-    """What the event itself says."""
+    told: str = ""
+    """What the event itself says: why an alarm was raised, when a decision is due."""
+    is_over: bool = False
+    """Whether it is about a decision that nobody can take any more."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -47,30 +47,25 @@ class Message:
 
 def notice_of(event: Event) -> Notice | None:
     """What an event calls for; None for nothing."""
+    data = event.data
+    if event.type == "alert":
+        if data.get("state") == "cleared":
+            return None
+        return Notice("alert", alarm_of(event), event.seq, event.subject, event.correlationid, _said(data, "reason"))
     kind = _OF_TASKS.get(event.type)
-    if event.type == "attempt_ended" and _reason(event.data) in EXPIRED:
-        kind = "decision_overdue"
-    if kind is not None and event.subject is not None:
-        return Notice(kind, event.subject, event.seq, event.subject, event.correlationid, _told(event.data))
-    if event.type == "alert" and event.data.get("state") != "cleared":
-        return Notice("alert", alarm_of(event), event.seq, event.subject, event.correlationid, _told(event.data))
-    return None
+    if kind is None or event.subject is None:
+        return None
+    is_over = data.get("outcome") == "expired"
+    return Notice(kind, event.subject, event.seq, event.subject, event.correlationid, _said(data, "due"), is_over)
 
 
 def alarm_of(event: Event) -> str:
     """The name under which an alert is raised and cleared."""
-    named = (event.data.get(name) for name in ("alarm", "what"))
-    return next((name for name in named if isinstance(name, str) and name), event.subject or "alert")[:200]
+    return (_said(event.data, "alarm") or event.subject or "alert")[:200]
 
 
-def _reason(data: dict[str, Any]) -> Any:
-    ended = data.get("ended")
-    return ended.get("reason") if isinstance(ended, dict) else None
-
-
-def _told(data: dict[str, Any]) -> str:
-    words = (data.get(name) for name in ("detail", "text", "deadline", "decide_until", "due"))
-    return next((word for word in words if isinstance(word, str) and word), "")
+def _said(data: dict[str, Any], name: str) -> str:
+    return value if isinstance(value := data.get(name), str) else ""
 
 
 def still_holds(notice: Notice, task: Task | None) -> bool:
@@ -81,9 +76,7 @@ def still_holds(notice: Notice, task: Task | None) -> bool:
         return False
     if notice.kind == "reject_lock":
         return task.locked
-    ended = task.current.ended if task.current else None
-    expired = notice.kind == "decision_overdue" and ended is not None and ended.reason in EXPIRED
-    return task.status == "needs_review" or expired
+    return notice.is_over or task.status == "needs_review"
 
 
 def message_of(notice: Notice, task: Task | None, api_url: str) -> Message:
@@ -114,6 +107,11 @@ def _says(notice: Notice, task: Task | None) -> str:
         return f"Attempt {attempt.attempt} waits for a person; its reviewer says {verdict.decision}{issues}."
     if notice.kind == "reject_lock":
         return "Too many rejected attempts in a row: it is dispatched again only once a person unlocks it."
+    if notice.kind == "deadline_near":
+        return f"A decision is due by {notice.told}." if notice.told else "A decision is due soon."
+    if notice.kind == "decision_overdue":
+        ending = " Its project's policy rejected it." if notice.is_over else " It waits on."
+        return f"Nobody decided by {notice.told}.{ending}" if notice.told else f"Nobody decided in time.{ending}"
     return harmless(notice.told, 1000)
 
 

@@ -46,7 +46,7 @@ def main() -> int:
     try:
         store = showcase.make(home, end=time.time())
         if given.all:
-            alarm = {"alarm": "p95", "state": "raised", "detail": "GET /api/tasks: P95 is 412 ms, over 200 ms"}
+            alarm = {"alarm": "p95", "state": "raised", "reason": "GET /api/tasks: P95 is 412 ms, over 200 ms"}
             store.note(Draft("alert", "kircerta/load", alarm))
         store.close()
         site = Site(home)

@@ -77,8 +77,8 @@ def test_projects_show_their_light_their_reasons_and_what_changes(
 
 
 def test_alarms_stand_above_every_view_while_they_are_raised(site: Site, store: Store, windows: Windows) -> None:
-    store.note(Draft("alert", "tests", {"alarm": "p95", "state": "raised", "detail": "P95 is <i>900</i> ms"}))
-    store.note(Draft("alert", "tests", {"alarm": "disk", "state": "raised", "detail": "1 GiB left"}))
+    store.note(Draft("alert", "tests", {"alarm": "p95", "state": "raised", "reason": "P95 is <i>900</i> ms"}))
+    store.note(Draft("alert", "tests", {"alarm": "disk", "state": "raised", "reason": "1 GiB left"}))
     store.note(Draft("alert", "tests", {"alarm": "disk", "state": "cleared"}))
     site.start()
     page = windows.open("/")
@@ -124,7 +124,7 @@ def test_a_phone_shows_it_all_without_scrolling_sideways(
     projects(home)
     locked(store)
     task(store, "T-8", metadata={"project": "shop"})
-    store.note(Draft("alert", "tests", {"alarm": "p95", "state": "raised", "detail": "x" * 200}))
+    store.note(Draft("alert", "tests", {"alarm": "p95", "state": "raised", "reason": "x" * 200}))
     site.start()
     page = windows.open(TASK, windows.context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True))
     cell = page.locator('.matrix td[data-label="Hunks"]').first

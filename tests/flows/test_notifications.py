@@ -149,10 +149,10 @@ def test_reminders_overdue_decisions_and_raised_alerts_are_told(scene: Scene) ->
     scene.configure()
     scene.walk().to_gate()
     scene.notifier.turn()
-    scene.store.note(Draft("alert", "kircerta/load", {"alarm": "p95", "state": "raised", "detail": "P95 is 900 ms"}))
+    scene.store.note(Draft("alert", "kircerta/load", {"alarm": "p95", "state": "raised", "reason": "P95 is 900 ms"}))
     scene.store.note(Draft("alert", "kircerta/load", {"alarm": "disk", "state": "raised"}))
     scene.store.note(Draft("alert", "kircerta/load", {"alarm": "disk", "state": "cleared"}))
-    scene.store.note(Draft("alert", "kircerta/load", {"alarm": "p95", "state": "raised", "detail": "P95 is 950 ms"}))
+    scene.store.note(Draft("alert", "kircerta/load", {"alarm": "p95", "state": "raised", "reason": "P95 is 950 ms"}))
     scene.notifier.turn()
     assert scene.chat.titles[1:] == ["Alert: p95"]
     assert scene.chat.messages[1]["message"] == "P95 is 950 ms"
@@ -162,12 +162,12 @@ def test_reminders_overdue_decisions_and_raised_alerts_are_told(scene: Scene) ->
     ("type", "data", "kind"),
     [
         ("verdict_received", {}, "needs_review"),
-        ("decision_reminder", {"deadline": "2026-01-31T09:00:00Z"}, "deadline_near"),
+        ("decision_reminder", {"due": "2026-01-31T09:00:00Z"}, "deadline_near"),
         ("decision_overdue", {}, "decision_overdue"),
-        ("attempt_ended", {"ended": {"reason": "expired"}}, "decision_overdue"),
+        ("decision_overdue", {"outcome": "expired"}, "decision_overdue"),
         ("reject_lock", {}, "reject_lock"),
         ("alert", {"alarm": "p95", "state": "raised"}, "alert"),
-        ("alert", {"what": "disk"}, "alert"),
+        ("alert", {"alarm": "disk"}, "alert"),
         ("alert", {"alarm": "p95", "state": "cleared"}, None),
         ("attempt_ended", {"ended": {"reason": "executor_failed"}}, None),
         ("heartbeat", {}, None),
