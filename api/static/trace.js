@@ -16,7 +16,7 @@ export function traceView(trace, jump, fold) {
     delivered.map((attempt, index) =>
       fold(
         `trace ${attempt.attempt}`,
-        [h("span", { class: "h3" }, `Attempt ${attempt.attempt}`), h("span", { class: "faint small" }, summary(attempt.coverage))],
+        [h("span", { class: "h3" }, `Attempt ${attempt.attempt}`), h("span", { class: "faint small" }, summary(attempt))],
         () => h("div", { class: "body" }, gaps(attempt), table(attempt, jump)),
         index === 0,
       ),
@@ -25,14 +25,14 @@ export function traceView(trace, jump, fold) {
 }
 
 /** The figures in one line. */
-export function summary(coverage) {
+function summary({ coverage, stage }) {
   const { criteria } = coverage;
   const parts = [
     `${coverage.criteria_with_operation} of ${counted(criteria, "criterion").replace("criterions", "criteria")} with operations`,
     `${coverage.criteria_with_evidence} run or tested`,
     `${coverage.criteria_with_hunk} with hunks`,
   ];
-  if (coverage.issues) parts.push(`${counted(coverage.issues, "issue")}, ${coverage.issues_answered} answered`);
+  if (coverage.issues) parts.push(counted(coverage.issues, "issue") + (stage === "rejected" ? `, ${coverage.issues_answered} answered` : ""));
   return parts.join(" · ");
 }
 
@@ -81,7 +81,7 @@ function line(attempt, row, jump) {
     cell(
       "Next attempt",
       [...answers].map(([next, ids]) => (ids.length ? ids.map((id) => jump(`#${next} ${id}`, `${next} op ${id}`)) : h("span", { class: "faint" }, `#${next}: nothing for it`))).flat(),
-      issues.length ? "not dispatched again" : "",
+      issues.length && attempt.stage === "rejected" ? "not dispatched again" : "",
     ),
   );
 }
