@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,6 +17,8 @@ _OF_TASKS: Final[dict[str, Kind]] = {
     "decision_overdue": "decision_overdue",
     "reject_lock": "reject_lock",
 }
+
+MOST_LINES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,19 @@ def message_of(notice: Notice, task: Task | None, api_url: str) -> Message:
     if notice.task_id is not None:
         lines.append(f"{api_url.rstrip('/')}/#/tasks/{quote(notice.task_id, safe='')}")
     return Message(f"{_HEADINGS[notice.kind]}: {about}", "\n".join(line for line in lines if line))
+
+
+def digest_of(notices: Sequence[Notice], tasks: Sequence[Task | None], api_url: str) -> Message:
+    """Many things of one kind in one message."""
+    kind = notices[0].kind
+    lines = [
+        f"{harmless(notice.subject, 100)}: {harmless(task.title if task else notice.told, 100)}"
+        for notice, task in list(zip(notices, tasks, strict=True))[:MOST_LINES]
+    ]
+    if len(notices) > MOST_LINES:
+        lines.append(f"and {len(notices) - MOST_LINES} more")
+    lines.append(f"{api_url.rstrip('/')}/#/{'?status=needs_review' if kind == 'needs_review' else ''}")
+    return Message(f"{_HEADINGS[kind]}: {len(notices)} {'alarms' if kind == 'alert' else 'tasks'}", "\n".join(lines))
 
 
 _HEADINGS: Final[dict[Kind, str]] = {

@@ -23,7 +23,15 @@ from audit.files import Busy, StorageFailed, replace_file
 from audit.log import LogReader, Rewound, seq_before
 from audit.stamp import rfc3339, seconds_of
 from flows.notifications.channel import TIMEOUT_S, NotSent, send
-from flows.notifications.notice import Message, Notice, alarm_of, message_of, notice_of, still_holds
+from flows.notifications.notice import (
+    Message,
+    Notice,
+    alarm_of,
+    digest_of,
+    message_of,
+    notice_of,
+    still_holds,
+)
 from flows.notifications.targets import BadNotificationsFile, Notifications, NoURL, Target, load, url_of
 from flows.workspace import Workspace
 from ssot import projects
@@ -34,6 +42,8 @@ EVERY_S: Final = 30 * 60.0
 """At most one notification a subject and kind in this time."""
 PAUSES_S: Final = (2.0, 10.0, 60.0)
 """How long to wait before each further try; then it has failed."""
+MOST_APART: Final = 5
+"""More things of one kind at once are one message."""
 TURN_S: Final = 1.0
 ACTOR: Final = "notifier"
 _READ: Final = 1000
@@ -43,11 +53,12 @@ _LOG: Final = logging.getLogger("kircerta.notifications")
 
 @dataclass(slots=True)
 class _Waiting:
-    """A notice on its way: when to look at it next, and how often each target was tried."""
+    """A notice on its way: when to look at it next, how often each target was tried, and which are tried again."""
 
     notice: Notice
     due: float = 0.0
     tries: dict[str, int] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -113,10 +124,7 @@ class Notifier:
         due = [one for one in self._waiting.values() if one.due <= now]
         if due and (told := self._configured()) is not None:
             self._workspace.store.refresh()
-            self._failing.clear()
-            for one in due:
-                self._deliver(one, told, now)
-                self._pay()
+            self._tell(due, told, now)
         self._save(now, at_once=bool(due))
 
     def _read_on(self) -> None:
@@ -164,45 +172,71 @@ class Notifier:
 
     # ---------------------------------------------------------------------------------------------- telling
 
-    def _deliver(self, one: _Waiting, config: Notifications, now: float) -> None:
+    def _tell(self, due: list[_Waiting], config: Notifications, now: float) -> None:
+        """Tell each target what it has not been told; more than a few things of one kind in one message."""
+        self._failing.clear()
+        jobs: dict[tuple[str, str], list[_Waiting]] = {}
+        for one in due:
+            one.again.clear()
+            for name in self._targets_left(one, config, now):
+                jobs.setdefault((name, one.notice.kind), []).append(one)
+        for (name, _), ones in jobs.items():
+            for together in [ones] if len(ones) > MOST_APART else [[one] for one in ones]:
+                self._tell_target(together, name, config, now)
+                self._pay()
+        for one in due:
+            self._settle(one, now)
+
+    def _targets_left(self, one: _Waiting, config: Notifications, now: float) -> list[str]:
+        """The targets to be told now: none where it holds no longer, or has to wait for its 30 minutes."""
         notice = one.notice
         task = self._task(notice.task_id)
         wanting = config.wanting(notice.kind, self._project_of(task))
         told = self._told.get(notice.key)
-        if told is not None and told.seq == notice.seq:
-            wanting = {name: target for name, target in wanting.items() if name not in told.targets}
-        elif told is not None and wanting and now < told.at + EVERY_S:
-            one.due = told.at + EVERY_S
-            return
         if not wanting or not still_holds(notice, task):
-            self._waiting.pop(notice.key, None)
-            return
-        one.due = now + PAUSES_S[0]
-        left = [name for name, target in wanting.items() if not self._is_settled(one, name, target, config, task, now)]
-        if not left:
-            self._waiting.pop(notice.key, None)
-        else:
-            one.due = now + PAUSES_S[max(one.tries[name] for name in left) - 1]
+            return []
+        if told is not None and told.seq == notice.seq:
+            return [name for name in wanting if name not in told.targets]
+        if told is not None and now < told.at + EVERY_S:
+            one.due = told.at + EVERY_S
+            return []
+        return list(wanting)
 
-    def _is_settled(
-        self, one: _Waiting, name: str, target: Target, config: Notifications, task: Task | None, now: float
-    ) -> bool:
-        """Tell one target. Whether that is over now: it went out, or will not."""
-        message = message_of(one.notice, task, self._workspace.settings.api_url)
+    def _settle(self, one: _Waiting, now: float) -> None:
+        if one.due > now:
+            return
+        if not one.again:
+            self._waiting.pop(one.notice.key, None)
+        else:
+            one.due = now + PAUSES_S[max(one.tries[name] for name in one.again) - 1]
+
+    def _tell_target(self, together: list[_Waiting], name: str, config: Notifications, now: float) -> None:
+        message = self._message([one.notice for one in together])
+        more: dict[str, Any] = {"together": len(together)} if len(together) > 1 else {}
         try:
             if config.dry_run:
+                more["dry_run"] = True
                 _LOG.warning("dry run: %s would be told: %s", name, message.title)
             else:
-                self._send(name, target, message)
+                self._send(name, config.target[name], message)
         except (NoURL, NotSent) as error:
-            tries = one.tries[name] = one.tries.get(name, 0) + 1
-            if tries <= len(PAUSES_S) and not (isinstance(error, NotSent) and error.for_good):
-                return False
-            self._note("notification_failed", one.notice, name, 0.0, reason=str(error), tries=tries)
-        else:
-            more = {"dry_run": True} if config.dry_run else {}
+            for one in together:
+                self._count_failure(one, name, error)
+            return
+        for one in together:
             self._note("notification_sent", one.notice, name, now, **more)
-        return True
+
+    def _message(self, notices: list[Notice]) -> Message:
+        tasks = [self._task(notice.task_id) for notice in notices]
+        api_url = self._workspace.settings.api_url
+        return message_of(notices[0], tasks[0], api_url) if len(notices) == 1 else digest_of(notices, tasks, api_url)
+
+    def _count_failure(self, one: _Waiting, name: str, error: NoURL | NotSent) -> None:
+        tries = one.tries[name] = one.tries.get(name, 0) + 1
+        if tries <= len(PAUSES_S) and not (isinstance(error, NotSent) and error.for_good):
+            one.again.add(name)
+        else:
+            self._note("notification_failed", one.notice, name, 0.0, reason=str(error), tries=tries)
 
     def _send(self, name: str, target: Target, message: Message) -> None:
         """Raises NoURL, NotSent. A target that fails is asked once a turn: the others do not wait for it again."""

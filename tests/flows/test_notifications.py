@@ -181,6 +181,22 @@ def test_which_events_call_for_a_notice(type: str, data: dict[str, Any], kind: s
         assert alarm_of(event) in ("p95", "disk")
 
 
+def test_many_gates_at_once_are_one_message_and_an_event_each(scene: Scene) -> None:
+    scene.configure()
+    for number in range(30):
+        scene.walk(f"T-{number}").to_gate()
+    scene.notifier.turn()
+    (message,) = scene.chat.messages
+    assert message["title"] == "Needs review: 30 tasks"
+    lines = message["message"].splitlines()
+    assert (lines[0], lines[20]) == ("T-0: Greet people", "and 10 more")
+    assert lines[-1].endswith("/#/?status=needs_review")
+    assert [event.data["together"] for event in scene.told()] == [30] * 30
+    scene.notifier.turn()
+    scene.begin().turn()
+    assert scene.chat.asked == 1
+
+
 # ------------------------------------------------------------------------------------------- what goes wrong
 
 
