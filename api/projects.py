@@ -170,7 +170,6 @@ def example() -> dict[str, Any]:
         status="approved",
         locked=False,
         run=run,
-        at_gate_since=None,
         decide_until=None,
     )
     made: ProjectStanding = standing(

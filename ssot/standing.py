@@ -1,6 +1,6 @@
 """How each project stands, pure: its counts, its last run, its last error, and a light with the reasons for it.
 
-Red: the project's last run failed, or a task of it is locked. Yellow: a task waits at the gate behind the project's
+Red: the project's last run failed, or a task of it is locked. Yellow: a task waits at the gate behind its
 deadline, an executor is silent, or a task file is held. Green: none of these. A light needs no person to reset it.
 """
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from audit.event import Event
-from audit.stamp import later, seconds_of
+from audit.stamp import seconds_of
+from ssot.gate import deadline_of
 from ssot.projects import AutoDispatch, BadProjectsFile, Project, ProjectPolicy, Projects
 from ssot.schedules import ScheduledRun
 from ssot.states import Stage, stage_of_attempt
@@ -123,19 +124,16 @@ class TaskFacts:
     status: Status
     locked: bool
     run: Run | None
-    at_gate_since: str | None
     decide_until: str | None
 
 
 def facts_of(task: Task, projects: Projects) -> TaskFacts:
     """A task as its project sees it."""
-    name, project, misnamed = None, None, False
+    name, misnamed = None, False
     try:
-        name, project = projects.of(task) or (None, None)
+        name = found[0] if (found := projects.of(task)) else None
     except BadProjectsFile:
         misnamed = True
-    since = _at_gate_since(task)
-    deadline_s = project.policy.decision_deadline_s if project else None
     return TaskFacts(
         task_id=task.task_id,
         project=name,
@@ -143,14 +141,8 @@ def facts_of(task: Task, projects: Projects) -> TaskFacts:
         status=task.status,
         locked=task.locked,
         run=_run_of(task),
-        at_gate_since=since,
-        decide_until=later(since, deadline_s) if since is not None and deadline_s is not None else None,
+        decide_until=deadline_of(task.current) if task.current and task.status == "needs_review" else None,
     )
-
-
-def _at_gate_since(task: Task) -> str | None:
-    verdict = task.current.verdict if task.current else None
-    return verdict.at if task.status == "needs_review" and verdict else None
 
 
 def _run_of(task: Task) -> Run | None:

@@ -41,7 +41,8 @@ export function openGate(move, task, desk) {
       const answer = await desk.send(content, gate.key);
       desk.done(answer);
       box.close();
-      toast(`${DONE[move]}: ${task.task_id}`, "good");
+      const one = move === "approve" && answer.status === "needs_review"; // of several that are asked for
+      toast(`${one ? "Approval given" : DONE[move]}: ${task.task_id}`, "good");
     } catch (error) {
       await refused(error, gate, { box, notice, seen, submit, issues, word });
     } finally {

@@ -533,7 +533,7 @@ export class TaskView {
         h("p", {}, `Attempt ${attempt.attempt} waits for a person. The reviewer says `, h("strong", { class: verdict.decision === "approve" ? "plus" : "minus" }, verdict.decision), issues ? `, with ${issues} ${issues === 1 ? "issue" : "issues"}.` : ", without issues."),
         h("p", { class: "faint small" }, "What you decide on: ", digestView(task.review_digest)),
       );
-      children.push(approvalsView(attempt));
+      children.push(approvalsView(attempt, task.review_digest));
     } else if (attempt?.decision) {
       const { decision } = attempt;
       children.push(
@@ -695,16 +695,19 @@ function mismatchView(event) {
 }
 
 /** How many approvals are asked for, and who gave one; nothing where one is enough and nobody gave any yet. */
-function approvalsView(attempt) {
+function approvalsView(attempt, digest) {
   const approvals = attempt.approvals ?? [];
   const { quorum = 1, approvers = [] } = attempt.dispatch?.policy ?? {};
   if (quorum <= 1 && !approvals.length && !approvers.length) return null;
-  const given = new Set(approvals.map((approval) => approval.by));
+  const counts = (approval) => approval.review_digest === digest;
+  const given = new Set(approvals.filter(counts).map((approval) => approval.by));
+  const line = (approval) =>
+    h("li", { class: counts(approval) ? "" : "faint" }, said(approval.by), ", ", when(approval.at), approval.reason && h("span", { class: "faint" }, " · ", said(approval.reason)), !counts(approval) && " · of something that stands no longer");
   return h(
     "div",
     { class: "approvals" },
-    h("p", {}, h("strong", {}, `${approvals.length} of ${quorum} `), quorum === 1 ? "approval" : "approvals"),
-    approvals.length > 0 && h("ul", {}, approvals.map((approval) => h("li", {}, said(approval.by), ", ", when(approval.at), approval.reason && h("span", { class: "faint" }, " · ", said(approval.reason))))),
+    h("p", {}, h("strong", {}, `${given.size} of ${quorum} `), quorum === 1 ? "approval" : "approvals"),
+    approvals.length > 0 && h("ul", {}, approvals.map(line)),
     approvers.length > 0 && h("p", { class: "faint small" }, "Asked: ", approvers.map((name, index) => [index ? ", " : "", h("span", { class: given.has(name) ? "given" : "" }, said(name))])),
   );
 }

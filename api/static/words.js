@@ -62,6 +62,8 @@ const KINDS = {
   out_of_order_ignored: "Older state ignored",
   auth_denied: "Access denied",
   alert: "Alert",
+  projects_changed: "Projects changed",
+  redelivery_requested: "Delivery asked for again",
   decision_reminder: "Decision due soon",
   decision_overdue: "Decision overdue",
   notification_sent: "Told outside",

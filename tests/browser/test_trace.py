@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from audit.event import Draft
-from ssot.intents import EndAttempt, Reject
+from ssot.intents import Approve, EndAttempt, Reject
 from ssot.store import Store
 from ssot.task import Issue
 from tests.api.scene import TASK_ID, at_stage, bring_to, locked, task
@@ -96,26 +95,24 @@ def test_alarms_stand_above_every_view_while_they_are_raised(site: Site, store: 
 
 
 def test_the_gate_says_how_many_approvals_are_asked_for_and_who_gave_one(
-    site: Site, store: Store, windows: Windows
+    home: Path, site: Site, store: Store, windows: Windows
 ) -> None:
-    at_stage(store, "needs_review")
+    projects(home, '[project.shop.policy]\nquorum = 2\napprovers = ["bob", "carol"]\n')
+    task(store, metadata={"project": "shop"})
+    bring_to(store, "needs_review")
     site.start()
-
-    def with_policy(route: Route) -> None:
-        body = route.fetch().json()
-        attempt = body["attempts"][-1]
-        attempt["dispatch"]["policy"] = {"quorum": 2, "approvers": ["bob", "carol"]}
-        approval = {"by": "bob", "at": attempt["verdict"]["at"], "reason": "reads well", "review_digest": None}
-        attempt["approvals"] = [approval]
-        route.fulfill(body=json.dumps(body), content_type="application/json")
-
-    context = windows.context()
-    context.route(f"**/api/tasks/{TASK_ID}", with_policy)
-    page = windows.open(TASK, context)
+    page = windows.open(TASK, sub="bob")
     approvals = page.locator(".gate .approvals")
-    expect(approvals).to_contain_text("1 of 2 approvals")
-    expect(approvals).to_contain_text("bob, ")
+    expect(approvals).to_contain_text("0 of 2 approvals")
     expect(approvals).to_contain_text("Asked: bob, carol")
+    page.get_by_role("button", name="Approve…").click()
+    page.get_by_label("Reason").fill("Reads well.")
+    page.get_by_role("dialog").get_by_role("button", name="Approve").click()
+    expect(page.locator("#toasts")).to_contain_text("Approval given: T-1")
+    expect(approvals).to_contain_text("1 of 2 approvals")
+    expect(approvals.locator("li")).to_contain_text("bob, now · Reads well.")
+    store.commit(TASK_ID, Approve(), actor="carol")
+    expect(page.locator(".gate")).to_contain_text("Approved by carol")
 
 
 def test_a_phone_shows_it_all_without_scrolling_sideways(

@@ -15,8 +15,8 @@ from flows.notifications.notice import alarm_of, harmless, notice_of
 from flows.notifications.notifier import EVERY_S, PAUSES_S, Notifier
 from flows.notifications.targets import BadNotificationsFile, NoURL, Target, load, parse, url_of
 from flows.workspace import Workspace
-from ssot.intents import Dispatch
-from tests.builders import START_S, Ticks, Walk, a_store
+from ssot.intents import Dispatch, FindDecisionOverdue, RemindOfDecision
+from tests.builders import START_S, Ticks, Walk, a_store, write_projects
 from tests.flows.chatserver import Chat
 from tests.flows.conftest import settings_for
 from tests.flows.test_dispatcher import dispatcher, until
@@ -145,7 +145,7 @@ def test_a_lock_is_told_and_subjects_do_not_wait_for_each_other(scene: Scene) ->
     assert scene.chat.titles == ["Locked: T-1", "Locked: T-2"]
 
 
-def test_reminders_overdue_decisions_and_raised_alerts_are_told(scene: Scene) -> None:
+def test_raised_alerts_are_told_and_those_that_were_cleared_meanwhile_are_not(scene: Scene) -> None:
     scene.configure()
     scene.walk().to_gate()
     scene.notifier.turn()
@@ -156,6 +156,29 @@ def test_reminders_overdue_decisions_and_raised_alerts_are_told(scene: Scene) ->
     scene.notifier.turn()
     assert scene.chat.titles[1:] == ["Alert: p95"]
     assert scene.chat.messages[1]["message"] == "P95 is 950 ms"
+
+
+def test_a_deadline_is_told_before_and_when_it_passes_with_what_the_policy_made_of_it(scene: Scene) -> None:
+    scene.configure()
+    write_projects(
+        scene.home,
+        "[project.shop.policy]\ndecision_deadline_s = 7200\nreminders_s = [600]\ndeadline_outcome = 'expired'\n",
+    )
+    walk = scene.walk(metadata={"project": "shop"})
+    walk.to_gate()
+    dispatch = walk.task.attempts[-1].dispatch
+    assert dispatch is not None
+    scene.ticks.ahead(6700)
+    walk.do(RemindOfDecision(dispatch.dispatch_id, 600), "watchdog")
+    scene.notifier.turn()
+    scene.ticks.ahead(600)
+    walk.do(FindDecisionOverdue(dispatch.dispatch_id), "watchdog")
+    scene.notifier.turn()
+    assert walk.task.status == "rejected"
+    assert scene.chat.titles[:2] == ["Needs review: T-1", "Decision due soon: T-1"]
+    assert scene.chat.titles[2:] == ["Decision overdue: T-1", "Locked: T-1"]  # one rejection locks here
+    assert "A decision is due by 20" in scene.chat.messages[1]["message"]
+    assert "Its project's policy rejected it." in scene.chat.messages[2]["message"]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +348,6 @@ def test_targets_are_told_of_their_kinds_and_projects_alone(scene: Scene) -> Non
     locked = scene.walk("T-3", metadata={"project": "shop"})
     locked.to_gate()
     locked.reject()
-    scene.walk("T-4", metadata={"project": "shoe"}).to_gate()
     scene.notifier.turn()
     assert scene.chat.titles == ["Needs review: T-1"]
 

@@ -14,7 +14,7 @@ from ssot.schedules import ScheduledRun, Schedules
 from ssot.standing import MAX_REASONS, LastError, ProjectStanding, error_of, facts_of, standing
 from ssot.store import Store
 from ssot.task import Task
-from tests.builders import START_S, Walk, a_store, events, result_body, walk_to
+from tests.builders import START_S, Walk, a_store, events, result_body, walk_to, write_projects
 
 SHOP = b"""
 [project.shop]
@@ -51,6 +51,7 @@ def codes(found: ProjectStanding) -> list[tuple[str, str]]:
 
 
 def shop_task(store: Store, task_id: str, stage: str) -> Walk:
+    write_projects(store.home, SHOP.decode())
     return walk_to(store, task_id, stage, metadata={"project": "shop"})  # type: ignore[arg-type]
 
 
