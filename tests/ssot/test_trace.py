@@ -90,7 +90,10 @@ def test_an_issue_is_answered_by_what_the_next_attempt_does_for_its_criterion(wa
     handed_over = traced(walk.task).attempts[0]
     assert [(one.answer.attempt, one.answer.operations) for one in handed_over.issues if one.answer] == [(2, ())] * 3
     walk.end()
-    walk.to_gate()  # the attempt that stopped hands the issues on: the third answers
+    walk.dispatch()  # the attempt that stopped hands the issues on: the third answers
+    walk.ack()
+    walk.result(outcome="failed", work_log=(operation(1, criterion_refs=("AC-1",)),))
+    walk.verdict()
     found = traced(walk.task).attempts[0]
     assert [(one.told_by, one.issue_id) for one in found.issues] == [
         ("verdict", "IS-1"),
@@ -98,8 +101,8 @@ def test_an_issue_is_answered_by_what_the_next_attempt_does_for_its_criterion(wa
         ("decision", "IS-9"),
     ]
     assert [one.answer and one.answer.attempt for one in found.issues] == [3, 3, 3]
-    assert [one.answer and one.answer.operations for one in found.issues] == [("OP-1", "OP-2"), ("OP-1", "OP-2"), ()]
-    assert [one.next_operations for one in found.criteria] == [("OP-1", "OP-2"), ()]
+    assert [one.answer and one.answer.operations for one in found.issues] == [("OP-1",), ("OP-1",), ()]
+    assert [one.next_operations for one in found.criteria] == [("OP-1",), ()]
     assert (found.coverage.issues, found.coverage.issues_forwarded, found.coverage.issues_answered) == (3, 3, 2)
 
 
@@ -120,7 +123,8 @@ def test_files_without_hunks_and_both_names_of_a_renamed_file_belong_to_their_ed
     renamed = (
         "diff --git a/src/old.py b/src/new.py\nsimilarity index 100%\nrename from src/old.py\nrename to src/new.py\n"
     )
-    work = (operation(1, target="src/old.py"), operation(2, target="src/new.py"))
+    refs = ("AC-1", "AC-2")
+    work = tuple(operation(n, target=f"src/{name}.py", criterion_refs=refs) for n, name in ((1, "old"), (2, "new")))
     walk.result(work_log=work, diff_snapshot=snapshot(renamed))
     (hunk,) = traced(walk.task).attempts[0].hunks
     assert (hunk.hunk_id, hunk.hunk, hunk.header, hunk.path, hunk.operations) == (
