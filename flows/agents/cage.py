@@ -1,4 +1,4 @@
-"""Shuts one program in: a script between the keeper and an agent, `python -I -S cage.py SPEC COMMAND…`. Standard library.
+"""Shuts one program in: a script between keeper and agent, `python -I -S cage.py SPEC COMMAND…`. Standard library.
 
 SPEC is JSON (no secret stands in it: arguments can be read by others):
 

@@ -1,0 +1,274 @@
+"""Where an attempt is worked on: a private clone at a pinned commit, and what really changed in it.
+
+The agent may do what it likes to its tree, the `.git` in it included: what changed is read with a repository of our
+own, which it never sees. The project's checkout is only ever read. Nothing here trusts a configuration or a hook.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from audit.files import storage_error
+from ssot.claims import claim_file, is_locked
+
+FOLDER: Final = Path(".kircerta") / "work"
+GIT_TIMEOUT_S: Final = 120.0
+MOST_NAMED: Final = 5
+_SAFE: Final = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.attributesFile=/dev/null",
+    "core.excludesFile=/dev/null",
+    "core.autocrlf=false",
+    "core.quotePath=true",
+    "core.symlinks=true",
+    "diff.noprefix=false",
+    "safe.directory=*",
+    "gc.auto=0",
+)
+
+
+class NoWorkplace(Exception):
+    """No place to work could be made, or what stands there cannot be read. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What really changed in a tree since its base: the diff, its files, and git's id of the whole tree."""
+
+    base: str
+    tree: str
+    diff: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """The folders of one attempt. The agent sees `tree`, `private` (its HOME); not `facts`."""
+
+    folder: Path
+    base: str
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "tree"
+
+    @property
+    def private(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def _facts(self) -> Path:
+        return self.folder / "facts.git"
+
+    # ------------------------------------------------------------------------------------------ what changed
+
+    def facts(self) -> Facts:
+        """Read what changed since the base. Raises NoWorkplace: also where something is hidden in the tree."""
+        self._refuse_repositories_inside()
+        index = self._index("now")
+        index("read-tree", self.base)
+        index("add", "--all", "--", ".")
+        tree = index("write-tree").strip()
+        listed = index("diff", "--cached", "--name-only", "--no-renames", "-z", self.base)
+        changed = tuple(name for name in listed.split("\0") if name)
+        return Facts(self.base, tree, self._diff(index, changed), changed)
+
+    def _diff(self, index: _Git, changed: Sequence[str]) -> str:
+        """The diff as text. A file in another encoding than UTF-8 is told as a binary patch, which is plain ASCII."""
+        given = ("--cached", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--full-index", "--binary")
+        raw = index.raw("diff", *given, self.base)
+        if not _is_text(raw):
+            others = [
+                one for one in changed if not _is_text(index.raw("diff", *given, self.base, "--", f":(literal){one}"))
+            ]
+            (self._facts / "info").mkdir(exist_ok=True)
+            (self._facts / "info" / "attributes").write_text(
+                "".join(f"{_attribute_pattern(one)} -diff\n" for one in others)
+            )
+            raw = index.raw("diff", *given, self.base)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise NoWorkplace(f"what changed in {first_of(changed)} cannot be told in UTF-8") from None
+
+    def tree_of(self, diff: str) -> str:
+        """Git's id of the tree that a diff makes of the base. Raises NoWorkplace when it does not apply."""
+        index = self._index("claimed")
+        index("read-tree", self.base)
+        if diff.strip():
+            index.raw("apply", "--cached", "--whitespace=nowarn", "-", given=diff.encode())
+        return index("write-tree").strip()
+
+    def apply(self, diff: str) -> None:
+        """Make a diff stand in the tree: for a review, and for checks. Raises NoWorkplace when it does not apply."""
+        if diff.strip():
+            self._index("now").raw("apply", "--whitespace=nowarn", "-", given=diff.encode())
+
+    def difference(self, claimed: str, actual: str) -> tuple[str, ...]:
+        """The files in which two trees differ, as `A path`, `M path`, `D path` from the first to the second."""
+        found = self._index("now")("diff-tree", "-r", "--no-renames", "--name-status", claimed, actual)
+        return tuple(line.replace("\t", " ") for line in found.splitlines())
+
+    def _refuse_repositories_inside(self) -> None:
+        """Git takes a folder with a `.git` of its own for another project, and would not look into it."""
+        for folder, names, files in os.walk(self.tree):
+            inside = Path(folder)
+            if inside == self.tree:
+                names[:] = [name for name in names if name != ".git"]
+                continue
+            if ".git" in names or ".git" in files:
+                where = inside.relative_to(self.tree)
+                raise NoWorkplace(f"{where} has a .git of its own: what is in it would not show")
+
+    def _index(self, name: str) -> _Git:
+        return _Git(
+            ("--git-dir", str(self._facts), "--work-tree", str(self.tree)),
+            self.tree,
+            {"GIT_INDEX_FILE": str(self._facts / f"index-{name}")},
+        )
+
+    def size(self) -> int:
+        """Bytes on the disk of everything the agent may write; what vanishes meanwhile is not counted."""
+        total = 0
+        for start in (self.tree, self.private):
+            for folder, _, files in os.walk(start):
+                for name in files:
+                    with suppress(OSError):
+                        total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+        return total
+
+    def discard(self) -> None:
+        """Remove it, whatever the agent left there."""
+        _remove(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Git:
+    """Git with nobody's configuration."""
+
+    where: tuple[str, ...]
+    cwd: Path
+    more: Mapping[str, str]
+
+    def __call__(self, *arguments: str) -> str:
+        return self.raw(*arguments).decode(errors="surrogateescape")
+
+    def raw(self, *arguments: str, given: bytes = b"") -> bytes:
+        settings = [word for setting in _SAFE for word in ("-c", setting)]
+        try:
+            done = subprocess.run(
+                ["git", *settings, *self.where, *arguments],
+                input=given,
+                capture_output=True,
+                cwd=self.cwd,
+                env=_environment(self.more),
+                timeout=GIT_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NoWorkplace(f"git {arguments[0]}: {error}") from None
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip()
+            raise NoWorkplace(f"git {arguments[0]}: {said[:500] or f'exit code {done.returncode}'}")
+        return done.stdout
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _attribute_pattern(path: str) -> str:
+    """A path as gitattributes(5) takes it: each character that means something there is escaped, and it is quoted."""
+    literal = "".join(f"\\{char}" if char in "\\*?[" else char for char in path)
+    return '"/' + literal.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return {**kept, **nobody, "LC_ALL": "C.UTF-8", "HOME": os.devnull, **more}
+
+
+# ------------------------------------------------------------------------------------------------- made, removed
+
+
+def prepare(home: Path, checkout: Path, commit: str, dispatch_id: str, purpose: str = "work") -> Workplace:
+    """Make a place for one purpose of a dispatch (its work, its review) from a commit of a local checkout.
+
+    What stands there from an earlier process is thrown away. Raises NoWorkplace.
+    """
+    if not (checkout / ".git").exists() and not (checkout / "HEAD").exists():
+        raise NoWorkplace(f"{checkout} is no git repository: `checkout` in config/projects.toml names a local clone")
+    base = pinned(checkout, commit)
+    folder = home / FOLDER / f"{claim_file(home, dispatch_id).name}~{purpose}"
+    _remove(folder)
+    try:
+        for inside in (folder, folder / "home"):
+            inside.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise storage_error(error, f"the place to work {folder}") from None
+    place = Workplace(folder, base)
+    try:
+        _clone(checkout, place)
+    except NoWorkplace:
+        place.discard()
+        raise
+    return place
+
+
+def pinned(checkout: Path, commit: str) -> str:
+    """The full id of a commit. Raises NoWorkplace."""
+    git = _Git((), checkout, {})
+    return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
+
+
+def _clone(checkout: Path, place: Workplace) -> None:
+    objects = _Git((), checkout, {})("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
+    for folder, bare in ((place.tree, False), (place.folder / "facts.git", True)):
+        _Git((), place.folder, {})("init", "--quiet", "--template=", *(["--bare"] if bare else []), str(folder))
+        inside = folder if bare else folder / ".git"
+        (inside / "objects" / "info").mkdir(exist_ok=True)
+        (inside / "objects" / "info" / "alternates").write_text(objects + "\n")
+    _Git((), place.tree, {})("checkout", "--quiet", "--detach", place.base)
+
+
+def remove_stale(home: Path) -> int:
+    """Remove the places of attempts that no living process runs; gives their number."""
+    removed = 0
+    for folder in (home / FOLDER).glob("*"):
+        if not is_locked(claim_file(home, "").with_name(folder.name.rpartition("~")[0])):
+            _remove(folder)
+            removed += 1
+    return removed
+
+
+def _remove(folder: Path) -> None:
+    """Remove a tree in which folders may have been made unreadable."""
+
+    def open_up(function: object, path: str, error: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700, follow_symlinks=False) if os.path.isdir(path) else None
+            os.unlink(path) if not os.path.isdir(path) else os.rmdir(path)
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=open_up)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Some names, for a sentence."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
