@@ -57,6 +57,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "result_refused": (422, "The result was refused"),
     "scope_violation": (422, "The result leaves the scope"),
     "verdict_refused": (422, "The verdict was refused"),
+    "mutation_detected": (422, "The reviewer changed what it was to read"),
     "invalid_issues": (422, "The issues point at nothing"),
     "reason_required": (422, "A reason is needed"),
     "digest_required": (422, "The review_digest of what was read is needed"),

@@ -43,6 +43,7 @@ KINDS: Final[dict[str, Kind]] = {
     "result_refused": Kind("A result was refused; the event says why."),
     "verdict_received": Kind("The reviewer judged the result; the task is at the gate.", changes_task=True),
     "verdict_refused": Kind("A verdict was refused; the event says why."),
+    "mutation_detected": Kind("A reviewer changed files that it was to read only; its verdict was refused."),
     "approval_given": Kind("One of several approvals that the attempt's policy asks for.", changes_task=True),
     "task_approved": Kind("A person, the last of a quorum or a named policy approved the attempt.", changes_task=True),
     "task_rejected": Kind("The attempt was rejected, or the task declined.", changes_task=True),

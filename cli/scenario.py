@@ -83,6 +83,7 @@ def play(home: Path) -> list[Event]:
         scene.deliveries()
         scene.notifications()
         scene.torn_tail()
+        scene.mutation()
         return list(store.events())
     finally:
         store.close()
@@ -245,6 +246,14 @@ class _Scene:
         with (self._store.audit_folder / ACTIVE).open("ab") as log:
             log.write(b'{"specversion":"1.0","id":"e-torn","sou')
         self._create("T-5")
+
+    def mutation(self) -> None:
+        """A reviewer that writes where it was to read."""
+        task = self._dispatch("T-5")
+        self._ack(task)
+        self._result(task)
+        changed = intents.SendVerdict(_verdict_of(task, "approve"), mutated=("M src/hello.py",))
+        self._do("T-5", changed, REVIEWER, refused=True)
 
     # -------------------------------------------------------------------------------------------- moves
 

@@ -22,6 +22,7 @@ from audit.files import Busy, StorageFailed
 from audit.keys import BadKey
 from audit.log import LogReader, Rewound
 from audit.stamp import rfc3339
+from flows.agents import workplace
 from flows.arrivals import Arrivals
 from flows.followed import Followed
 from flows.heads import HeadSchedule
@@ -282,8 +283,9 @@ class Dispatcher:
                 now.save(self.workspace.home)
 
     async def _sweep(self) -> None:
-        """Runs that a dead dispatcher left behind as running are not: say so, and remove its claims' files."""
+        """Runs that a dead dispatcher left behind as running are not: remove its claims and places, too."""
         await asyncio.to_thread(remove_stale, self.workspace.home)
+        await asyncio.to_thread(workplace.remove_stale, self.workspace.home)
         while not await self.runner.is_up():
             if self._url is None:
                 return

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from flows.agents.registry import BadAgentsFile, UnknownAgent
+from flows.agents.workplace import remove_stale
 from flows.outcome import WAITING, Outcome, outcome_of
 from flows.overdue import settle_now
 from flows.pipeline import RESUME, Order, take_to_gate
@@ -41,6 +42,7 @@ def run_here(
     when they are dispatched again. Raises UnknownAgent, BadAgentsFile, before anything is dispatched.
     """
     check_agents(workspace, order)
+    remove_stale(workspace.home)
     return asyncio.run(_run_all(workspace, task_ids, order, wait, progress))
 
 

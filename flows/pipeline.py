@@ -292,7 +292,7 @@ async def _judge(work: Work, role: str, heard: Heard) -> None:
     except Invalid as invalid:
         await work.note_refusal(_UNREADABLE[heard.type], heard.type, f"{heard.type}: {invalid}", principal)
     else:
-        refused = await work.commit(intent, principal)
+        refused = await work.commit(await work.seen(intent), principal)
         if refused is None:
             work.refused.clear()
         else:

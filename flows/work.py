@@ -6,22 +6,25 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from audit.event import Draft
 from audit.stamp import rfc3339, seconds_of
+from flows.agents.bundle import in_packets
 from flows.agents.protocol import Agent, AgentFailed, Message, Session, Silent, job_line
 from flows.agents.registry import Agents, BadAgentsFile, UnknownAgent
+from flows.agents.subprocess_agent import SubprocessAgent
 from flows.outcome import WAITING, Outcome, attempt_of, outcome_of
+from flows.site import Site, ground_for, packet_folder
 from flows.workspace import Workspace
 from ssot import beats
 from ssot.claims import Claim
-from ssot.intents import Intent, SendHeartbeat, WarnOfSilence
+from ssot.intents import Intent, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
 from ssot.rules import HEARTBEAT_EVENT_S
 from ssot.states import OPEN, Stage, stage_of_attempt
 from ssot.store import Refused
-from ssot.task import Attempt, Dispatch, Task, plain
+from ssot.task import Attempt, Dispatch, Result, Task, plain
 from ssot.texts import internalise
 
 SLICE_S: Final = 1.0
@@ -80,6 +83,7 @@ class Work:
         self.patience: dict[str, float] = {}
         self._claim = claim
         self._sessions: dict[str, tuple[Session, AsyncExitStack]] = {}
+        self._sites: dict[str, Site] = {}
         self._last_beat_event = 0.0
         self._may_have_signs = agents is None
         self.executor, self.reviewer = agents or agents_of(workspace, dispatch)
@@ -157,14 +161,73 @@ class Work:
     async def session(self, role: str) -> Session:
         """The agent at work, started when it is not. Raises AgentFailed."""
         if role not in self._sessions:
-            agent = self.executor if role == "executor" else self.reviewer
-            try:
-                job = self._job(role, agent, _not_here)
-            except _LongText:
-                job = await asyncio.to_thread(self._job, role, agent, self.workspace.store.blobs.text)
             stack = AsyncExitStack()
-            self._sessions[role] = (await stack.enter_async_context(agent.open(job)), stack)
+            try:
+                self._sessions[role] = (await self._start(role, stack), stack)
+            except BaseException:
+                self._sites.pop(role, None)
+                await stack.aclose()
+                raise
         return self._sessions[role][0]
+
+    async def _start(self, role: str, stack: AsyncExitStack) -> Session:
+        agent = self.executor if role == "executor" else self.reviewer
+        try:
+            job = self._job(role, agent, _not_here)
+        except _LongText:
+            job = await asyncio.to_thread(self._job, role, agent, self.workspace.store.blobs.text)
+        site = await self._site_for(role, agent)
+        if site is not None:
+            self._sites[role] = site
+            stack.push_async_callback(site.close)
+            await site.open()
+        if role == "reviewer" and isinstance(agent, SubprocessAgent) and agent.confinement is not None:
+            job = await asyncio.to_thread(self._handed, job, agent.confinement.bundle_bytes, site)
+        if site is None:
+            return await stack.enter_async_context(agent.open(job))
+        session = await stack.enter_async_context(site.agent.open(job))
+        site.isolation = session.isolation
+        return session
+
+    async def _site_for(self, role: str, agent: Agent) -> Site | None:
+        """Where an agent works, made anew; None for one that works without. Raises AgentFailed."""
+        if not isinstance(agent, SubprocessAgent) or agent.confinement is None:
+            return None
+        ground = await asyncio.to_thread(ground_for, self.workspace, self.task, self.dispatch, agent)
+        if ground is None:
+            return None
+        self._may_have_signs = True
+        if role == "executor":
+            return await Site.for_work(ground, agent)
+        result = self.attempt.result
+        assert result is not None
+        return await Site.for_review(ground, agent, result, await asyncio.to_thread(self._diff_of, result))
+
+    def _diff_of(self, result: Result) -> str:
+        snapshot = result.diff_snapshot
+        if snapshot is None:
+            return ""
+        return snapshot.text if snapshot.text is not None else self.workspace.store.blobs.text(snapshot.blob or "")
+
+    def _handed(self, job: bytes, most_bytes: int, site: Site | None) -> bytes:
+        """A review's job; one that is too large lies in packets where its reviewer finds them."""
+        if len(job) <= most_bytes:
+            return job
+        known = self.dispatch.dispatch_id
+        folder = site.place.private if site is not None else packet_folder(self.workspace.home, known)
+        bundle = in_packets(job, most_bytes, str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, packet in bundle.files.items():
+            (folder / name).write_bytes(packet)
+        return bundle.job
+
+    async def seen(self, intent: Intent) -> Intent:
+        """What an agent sent, with what was seen from outside where it worked in a site of ours."""
+        if isinstance(intent, SendResult) and (site := self._sites.get("executor")) is not None:
+            return replace(intent, facts=await site.facts(intent.body))
+        if isinstance(intent, SendVerdict) and (site := self._sites.get("reviewer")) is not None:
+            return replace(intent, mutated=await site.mutated())
+        return intent
 
     def is_open(self, role: str) -> bool:
         return role in self._sessions
@@ -216,6 +279,7 @@ class Work:
 
     async def dismiss(self, role: str) -> None:
         """Stop the agent and everything that it started."""
+        self._sites.pop(role, None)
         found = self._sessions.pop(role, None)
         if found is not None:
             await found[1].aclose()

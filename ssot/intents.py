@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssot.facts import Facts
 from ssot.task import AckBody, Build, Criterion, Issue, RecordedPolicy, ResultBody, Source, VerdictBody
 
 
@@ -95,12 +96,18 @@ class SendHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
+    """`facts` is what was seen from outside, where somebody watched: the result is held against it, and carries it."""
+
     body: ResultBody
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SendVerdict:
+    """`mutated` names what a reviewer changed in the tree that it was to read (`M path`)."""
+
     body: VerdictBody
+    mutated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from audit.event import Draft
 from audit.stamp import seconds_of
 from ssot import diff, intents
+from ssot.facts import Facts, contradiction, with_diff
 from ssot.past import identities
 from ssot.ruling import HEARTBEAT_EVENT_S, Case, No, Refusal, Ruling
 from ssot.task import (
@@ -21,6 +22,7 @@ from ssot.task import (
     Part,
     RecordedPolicy,
     Result,
+    ResultBody,
     Verdict,
     issue_digest,
     plain,
@@ -89,6 +91,7 @@ def echo_difference(dispatch: Dispatch, body: Ack) -> tuple[str, Any, Any] | Non
     told = [{**plain(c), "criterion_ref": c.id} for c in dispatch.acceptance_criteria]
     for item in told:
         del item["id"]
+        item.pop("check", None)  # that is ours to run
     pairs = (
         ("echo", told, [plain(echo) for echo in body.echo]),
         ("scope", list(dispatch.scope), list(body.scope)),
@@ -151,13 +154,32 @@ def heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
 
 
 def result(case: Case, intent: intents.SendResult) -> Ruling:
-    body = intent.body
-    dispatch = this_dispatch(case, body.dispatch_id)
+    dispatch = this_dispatch(case, intent.body.dispatch_id)
     event = case.require("result", "it takes no result now")
     _only_executor(case, "its result")
+    body = _credible(dispatch, intent.body, intent.facts)
+    result = case.signed(plain(body))
+    if intent.facts is not None and intent.facts.observed is not None:
+        result["observed"] = plain(intent.facts.observed)
+    told = {"low_risk": True} if is_low_risk(dispatch.policy, body) else {}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, result=result, **told),))
+
+
+def result_refusal(dispatch: Dispatch, body: ResultBody, facts: Facts) -> Refusal | None:
+    """Why a result would be refused, its sender apart; None when it would be taken."""
+    try:
+        _credible(dispatch, body, facts)
+    except No as no:
+        return no.refusal
+    return None
+
+
+def _credible(dispatch: Dispatch, body: ResultBody, facts: Facts | None) -> ResultBody:
+    """The result as it will stand, after everything about it was checked. Raises No."""
     problem = result_problem(dispatch, body)
     if problem is not None:
         raise No("result_refused", problem, event="result_refused", dispatch_id=dispatch.dispatch_id)
+    body = with_diff(body, facts) if facts is not None else body
     outside = paths_outside(dispatch.scope, body)
     if outside:
         raise No(
@@ -168,12 +190,14 @@ def result(case: Case, intent: intents.SendResult) -> Ruling:
             dispatch_id=dispatch.dispatch_id,
             paths=list(outside[:50]),
         )
+    false = contradiction(body, facts) if facts is not None else None
+    if false is not None:
+        told = {"dispatch_id": dispatch.dispatch_id, **false.difference}
+        raise No("result_refused", false.detail, event="result_refused", **told)
     problem = evidence_problem(dispatch, body)
     if problem is not None:
         raise No("result_refused", problem, event="result_refused", dispatch_id=dispatch.dispatch_id)
-    result = case.signed(plain(body))
-    told = {"low_risk": True} if is_low_risk(dispatch.policy, body) else {}
-    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, result=result, **told),))
+    return body
 
 
 def result_problem(dispatch: Dispatch, body: Result) -> str | None:
@@ -260,6 +284,14 @@ def verdict(case: Case, intent: intents.SendVerdict) -> Ruling:
     if attempt.ack is not None and case.who & identities(attempt.ack.by, attempt.ack.on_behalf_of):
         raise No("self_review", f"{case.actor} executed this attempt, or had it done: it cannot review it")
     _check_families(attempt, body)
+    if intent.mutated:
+        raise No(
+            "mutation_detected",
+            f"the reviewer changed what it was to read: {', '.join(intent.mutated[:5])}",
+            event="mutation_detected",
+            dispatch_id=dispatch.dispatch_id,
+            paths=list(intent.mutated[:50]),
+        )
     result = attempt.result
     problem = verdict_problem(dispatch, result.work_log if result else (), body)
     if problem is not None:

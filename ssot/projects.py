@@ -150,6 +150,8 @@ class Project(_Table):
     products: Patterns = ()
     checkout: str | None = None
     """A local clone that agents get work trees of; relative to the workspace."""
+    base: Annotated[str, Field(min_length=1, max_length=200, exclude_if=lambda value: value == "HEAD")] = "HEAD"
+    """The branch or commit of the checkout that attempts begin at: pinned when an attempt's work begins."""
     scope: Patterns = ()
     executor: AgentName = "fake"
     reviewer: AgentName = "fake"

@@ -3,111 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from audit.stamp import seconds_of
 from ssot import strict_json
+from ssot.observed import Observed
+from ssot.part import PRINCIPAL as PRINCIPAL
+from ssot.part import TASK_ID as TASK_ID
+from ssot.part import Digest as Digest
+from ssot.part import HexDigest, Word, optional
+from ssot.part import Invalid as Invalid
+from ssot.part import Line as Line
+from ssot.part import Name as Name
+from ssot.part import Part as Part
+from ssot.part import TaskId as TaskId
+from ssot.part import Texted as Texted
+from ssot.part import Timestamp as Timestamp
 from ssot.texts import externalise
 
 SCHEMA: Final = 1
-TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-PRINCIPAL: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII)
-
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 
 Status = Literal["pending", "needs_review", "approved", "rejected"]
 Source = Literal["manual", "import", "github", "xcode", "telegram"]
 Severity = Literal["blocker", "major", "minor"]
 Action = Literal["read", "edit", "run", "test", "note"]
 
-
-class Invalid(Exception):
-    """A document or a part of one that breaks the schema. `field` says where, `reason` what is expected."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}" if field else reason)
-        self.field = field
-        self.reason = reason
-
-
-def _task_id(value: str) -> str:
-    if not TASK_ID.fullmatch(value):
-        raise ValueError(
-            "a task id is 1 to 128 letters, digits, dots, underscores and hyphens, no hyphen, dot or _ first"
-        )
-    return value
-
-
-@lru_cache(4096)
-def _timestamp(value: str) -> str:
-    if not _RFC3339.fullmatch(value):
-        raise ValueError("a time is RFC 3339 in UTC, e.g. 2026-01-31T09:00:00Z")
-    seconds_of(value)
-    return value
-
-
-def _digest(value: str) -> str:
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
-        raise ValueError("a digest is sha256: and 64 hex digits")
-    return value
-
-
-def _hex_digest(value: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError("64 hex digits are expected")
-    return value
-
-
-def _no_line_break(value: str) -> str:
-    if "\n" in value or "\r" in value or "\x00" in value:
-        raise ValueError("one line without line breaks is expected")
-    return value
-
-
-TaskId = Annotated[str, AfterValidator(_task_id)]
-Timestamp = Annotated[str, AfterValidator(_timestamp)]
-Digest = Annotated[str, AfterValidator(_digest)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_line_break)]
-Line = Annotated[str, Field(max_length=4096), AfterValidator(_no_line_break)]
-
-
-def _optional(default: Any = None, **more: Any) -> Any:
-    """A field that is left out of the document while it says nothing."""
-    return Field(default=default, exclude_if=lambda value: value == default, **more)
-
-
-class Part(BaseModel):
-    """Anything inside a task document: immutable, no coercion, no unknown field."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
 P = TypeVar("P", bound=Part)
 
 
-class Texted(Part):
-    """A part with a text that may be long: over 32 KiB the text is null and `blob` beside it is its digest."""
-
-    text_field: ClassVar[str] = "text"
-
-    @model_validator(mode="after")
-    def _text_or_blob(self) -> Self:
-        if (getattr(self, self.text_field) is None) != (getattr(self, "blob", None) is not None):
-            raise ValueError(f"{self.text_field} is a text, or null with a blob beside it that names it by its digest")
-        return self
-
-
 class Criterion(Texted):
-    """An acceptance criterion."""
+    """An acceptance criterion. `check`, where given, is a command that shows it: words, or a line for the shell."""
 
     id: Name
     text: str | None
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
+    check: Word | tuple[Word, ...] | None = optional()
+
+    @model_validator(mode="after")
+    def _check_is_a_command(self) -> Criterion:
+        if self.check is not None and not (self.check if isinstance(self.check, str) else self.check[:1]):
+            raise ValueError("check is a command: a line, or a list of words that is not empty")
+        return self
 
 
 class Echo(Texted):
@@ -115,7 +53,7 @@ class Echo(Texted):
 
     criterion_ref: Name
     text: str | None
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
 
 
 class Issue(Texted):
@@ -126,7 +64,7 @@ class Issue(Texted):
     op_refs: tuple[Name, ...] = ()
     severity: Severity
     text: str | None
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
 
 
 class Operation(Texted):
@@ -139,7 +77,7 @@ class Operation(Texted):
     action: Action
     target: Line = ""
     detail: str | None = ""
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
     exit_code: int | None = None
     criterion_refs: tuple[Name, ...] = ()
 
@@ -149,9 +87,9 @@ class DiffSnapshot(Texted):
 
     format: Literal["unified"]
     base: Line
-    sha256: Annotated[str, AfterValidator(_hex_digest)]
+    sha256: HexDigest
     text: str | None
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
 
 
 class RecordedPolicy(Part):
@@ -175,7 +113,7 @@ class RecordedPolicy(Part):
     decision_deadline_s: Annotated[int, Field(ge=1)] | None = None
     reminders_s: tuple[Annotated[int, Field(ge=1)], ...] = ()
     deadline_outcome: Literal["decision_overdue", "expired"] = "decision_overdue"
-    created_by: Name | None = _optional()
+    created_by: Name | None = optional()
     """Who made the task, where four eyes have to be other ones."""
 
 
@@ -191,11 +129,11 @@ class Dispatch(Part):
     scope: tuple[Line, ...]
     issues: tuple[Issue, ...]
     ack_deadline: Timestamp
-    issue_digests: tuple[Digest, ...] = _optional(())
+    issue_digests: tuple[Digest, ...] = optional(())
     """The digest of each forwarded issue, in order."""
-    executor_family: Name | None = _optional()
-    reviewer_family: Name | None = _optional()
-    policy: RecordedPolicy | None = _optional()
+    executor_family: Name | None = optional()
+    reviewer_family: Name | None = optional()
+    policy: RecordedPolicy | None = optional()
 
 
 class Ack(Part):
@@ -207,9 +145,9 @@ class Ack(Part):
     echo: tuple[Echo, ...]
     scope: tuple[Line, ...] = ()
     issues: tuple[Issue, ...] = ()
-    issue_digests: tuple[Digest, ...] = _optional(())
-    model_family: Name | None = _optional()
-    on_behalf_of: Name | None = _optional()
+    issue_digests: tuple[Digest, ...] = optional(())
+    model_family: Name | None = optional()
+    on_behalf_of: Name | None = optional()
 
 
 class Result(Texted):
@@ -222,10 +160,12 @@ class Result(Texted):
     by: Name
     outcome: Literal["completed", "failed"]
     summary: str | None = ""
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
     work_log: tuple[Operation, ...] = ()
     diff_snapshot: DiffSnapshot | None = None
-    on_behalf_of: Name | None = _optional()
+    on_behalf_of: Name | None = optional()
+    observed: Observed | None = optional()
+    """What was seen from outside while an agent worked in a place of ours; its own word is what stands above."""
 
 
 class Verdict(Texted):
@@ -238,10 +178,10 @@ class Verdict(Texted):
     by: Name
     decision: Literal["approve", "reject"]
     summary: str | None = ""
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
     issues: tuple[Issue, ...] = ()
-    model_family: Name | None = _optional()
-    on_behalf_of: Name | None = _optional()
+    model_family: Name | None = optional()
+    on_behalf_of: Name | None = optional()
 
 
 class AckBody(Ack):
@@ -252,10 +192,16 @@ class AckBody(Ack):
 
 
 class ResultBody(Result):
-    """A result on its way in: `at` and `by` may be there, but the server sets them."""
+    """A result on its way in: `at` and `by` may be there, but the server sets them. `observed` is nobody's to send."""
 
     at: str = ""
     by: str = ""
+
+    @field_validator("observed")
+    @classmethod
+    def _only_from_outside(cls, value: Observed | None) -> None:
+        if value is not None:
+            raise ValueError("what was observed is not for the agent to say")
 
 
 class VerdictBody(Verdict):
@@ -273,9 +219,9 @@ class Approval(Texted):
     by: Name
     at: Timestamp
     reason: str | None
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
     review_digest: Digest | None
-    on_behalf_of: Name | None = _optional()
+    on_behalf_of: Name | None = optional()
 
 
 class Decision(Texted):
@@ -287,10 +233,10 @@ class Decision(Texted):
     by: Name
     at: Timestamp
     reason: str | None
-    blob: Digest | None = _optional()
+    blob: Digest | None = optional()
     issues: tuple[Issue, ...]
     review_digest: Digest | None
-    on_behalf_of: Name | None = _optional()
+    on_behalf_of: Name | None = optional()
 
 
 class Ended(Part):
@@ -308,8 +254,8 @@ class Unlocked(Texted):
     by: Name
     at: Timestamp
     reason: str | None
-    blob: Digest | None = _optional()
-    on_behalf_of: Name | None = _optional()
+    blob: Digest | None = optional()
+    on_behalf_of: Name | None = optional()
 
 
 class Attempt(Part):
@@ -323,14 +269,14 @@ class Attempt(Part):
     approvals: tuple[Approval, ...] = ()
     decision: Decision | None = None
     ended: Ended | None = None
-    unlocked: Unlocked | None = _optional()
-    witnessed: Literal[False] | None = _optional()
+    unlocked: Unlocked | None = optional()
+    witnessed: Literal[False] | None = optional()
     """False: the attempt came inside a file, this log did not see it happen."""
-    low_risk: Literal[True] | None = _optional()
+    low_risk: Literal[True] | None = optional()
     """True: everything that the result touches lies in the `low_risk` paths of the attempt's policy."""
-    reminded: tuple[int, ...] = _optional(())
+    reminded: tuple[int, ...] = optional(())
     """Which reminders of the decision were said: seconds before its deadline."""
-    overdue_at: Timestamp | None = _optional()
+    overdue_at: Timestamp | None = optional()
     """When it was found that the decision's deadline had passed."""
 
 
@@ -353,9 +299,9 @@ class Task(Texted):
     title: Line
     source: Source
     request_text: str | None
-    blob: Digest | None = _optional()
-    chat_id: int | None = _optional()
-    message_id: int | None = _optional()
+    blob: Digest | None = optional()
+    chat_id: int | None = optional()
+    message_id: int | None = optional()
     acceptance_criteria: tuple[Criterion, ...]
     scope: tuple[Line, ...]
     status: Status

@@ -44,6 +44,7 @@ const KINDS = {
   result_refused: "Result refused",
   verdict_received: "Verdict",
   verdict_refused: "Verdict refused",
+  mutation_detected: "Reviewer changed files",
   approval_given: "Approval",
   task_approved: "Approved",
   task_rejected: "Rejected",
@@ -78,7 +79,7 @@ const TONES = {
   good: ["task_approved", "approval_given", "task_unlocked"],
   bad: ["task_rejected", "reject_lock", "alert", "fidelity_violation", "scope_violation", "ack_timeout", "decision_overdue"],
   warn: [
-    "ack_mismatch", "heartbeat_warning", "result_refused", "verdict_refused", "move_refused", "attempt_ended",
+    "ack_mismatch", "heartbeat_warning", "result_refused", "verdict_refused", "mutation_detected", "move_refused", "attempt_ended",
     "task_invalid", "auth_denied", "webhook_rejected", "log_recovered", "task_restored",
     "decision_reminder", "notification_failed",
   ],

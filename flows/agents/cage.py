@@ -2,13 +2,14 @@
 
 SPEC is JSON (no secret stands in it: arguments can be read by others):
 
-    {"write": [paths], "hide": [paths], "network": false, "tmp_bytes": n, "report": fd,
-     "limits": {"cpu_s": n, "memory_bytes": n, "file_bytes": n, "processes": n, "files": n}}
+    {"write": [paths], "read": [paths], "hide": [paths], "network": false, "required": false, "tmp_bytes": n,
+     "report": fd, "limits": {"cpu_s": n, "memory_bytes": n, "file_bytes": n, "processes": n, "files": n}}
 
 Where the kernel allows user namespaces the program gets, without anybody's privileges, a file system that is read-only
-but for `write` and a /tmp of its own, empty folders where `hide` are, processes that it alone sees, and no network. It
+but for `write` and a /tmp of its own, empty folders where `hide` are (`read` shows through them), processes that it
+alone sees, and no network. It
 keeps no capability with which it could take that back. What is in force is told on `report` as one line of JSON before
-the program starts: what this system does not allow stands under `missing`, and is decided upon by who asked.
+the program starts. What this system does not allow stands under `missing`; where `required`, nothing starts then.
 
 Sources: unshare(2), mount(2), mount_setattr(2), user_namespaces(7), capabilities(7), setrlimit(2).
 """
@@ -40,42 +41,53 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def main(arguments: list[str]) -> int:
     spec, command = json.loads(arguments[0]), arguments[1:]
     in_force: dict[str, Any] = {"namespaces": [], "missing": []}
-    if not _limit(spec["limits"], in_force) or not _separate(spec, in_force):
+    _limit(spec["limits"], in_force)
+    if not _separate(spec, in_force):
         _tell(spec, in_force)
-        return _run(command)
+        return NOT_STARTED if spec.get("required") else _run(command)
     # A process namespace begins with the next child: it mounts what is its own, and everything in it dies with it.
     child = os.fork()
     if child:
         return _status_of(child)
     _die_with_parent()
     _close_the_view(spec, in_force)
+    _limit_processes(spec["limits"], in_force)
     _give_up_capabilities(in_force)
     _tell(spec, in_force)
+    if spec.get("required") and in_force["missing"]:
+        return NOT_STARTED
     return _run(command)
 
 
 # ------------------------------------------------------------------------------------------------ limits
 
 
-def _limit(limits: dict[str, int], in_force: dict[str, Any]) -> bool:
+def _limit(limits: dict[str, int], in_force: dict[str, Any]) -> None:
     kinds = {
         "cpu_s": resource.RLIMIT_CPU,
         "memory_bytes": resource.RLIMIT_AS,
         "file_bytes": resource.RLIMIT_FSIZE,
-        "processes": resource.RLIMIT_NPROC,
         "files": resource.RLIMIT_NOFILE,
     }
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    set_to = {}
-    for name, value in limits.items():
-        hard = resource.getrlimit(kinds[name])[1]
-        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kinds[name], (most, most))
-        set_to[name] = most
-    in_force["limits"] = set_to
-    if "processes" in set_to and os.getuid() == 0:
-        in_force["missing"].append("processes: the limit does not hold for root")
-    return True
+    in_force["limits"] = {name: _set(kinds[name], limits[name]) for name in kinds if name in limits}
+
+
+def _set(kind: int, value: int) -> int:
+    hard = resource.getrlimit(kind)[1]
+    most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (most, most))
+    return most
+
+
+def _limit_processes(limits: dict[str, int], in_force: dict[str, Any]) -> None:
+    """Processes are counted by user: only in a user namespace are they the program's alone."""
+    if "processes" not in limits:
+        return
+    if os.getuid() == 0:
+        in_force["missing"].append("processes: the kernel does not count them for root")
+    else:
+        in_force["limits"]["processes"] = _set(resource.RLIMIT_NPROC, limits["processes"])
 
 
 # -------------------------------------------------------------------------------------------- namespaces
@@ -128,16 +140,18 @@ def _status_of(child: int) -> int:
 
 
 def _close_the_view(spec: dict[str, Any], in_force: dict[str, Any]) -> None:
+    here = os.getcwd()
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
-    kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in spec["write"]}
+    shown = [path for path in spec.get("read", ()) if os.path.exists(path)]
+    kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*shown, *spec["write"])}
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for path in ("/tmp", "/dev/shm"):
         if os.path.isdir(path):
             _mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={spec['tmp_bytes']}")
     covered = [path for path in spec["hide"] if _hide(path)]
-    # What may be written is mounted again by itself, over whatever hides it.
+    # What may be written, or read all the same, is mounted again by itself, over whatever hides it.
     for path, fd in kept.items():
-        os.makedirs(path, exist_ok=True)
+        _make_room(path, fd)
         _mount(f"/proc/self/fd/{fd}", path, None, MS_BIND)
     _set_read_only("/", read_only=True)
     for path in (*spec["write"], "/tmp", "/dev/shm"):
@@ -145,8 +159,19 @@ def _close_the_view(spec: dict[str, Any], in_force: dict[str, Any]) -> None:
             _set_read_only(path, read_only=False)
     for fd in kept.values():
         os.close(fd)
+    # The folder that we stand in is still the one below the mounts: from there `..` would lead behind what hides.
+    os.chdir(here if os.path.isdir(here) else "/")
     in_force["writable"] = [*spec["write"], "/tmp"]
     in_force["hidden"] = covered
+
+
+def _make_room(path: str, fd: int) -> None:
+    """Something to mount on, where what hides the path left nothing."""
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.makedirs(path, exist_ok=True)
+    elif not os.path.lexists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _hide(path: str) -> bool:
@@ -158,7 +183,7 @@ def _hide(path: str) -> bool:
     if stat.S_ISDIR(kind):
         _mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k")
         return True
-    if stat.S_ISREG(kind):
+    if stat.S_ISREG(kind) or stat.S_ISSOCK(kind):
         _mount("/dev/null", path, None, MS_BIND)
         return True
     return False

@@ -16,7 +16,7 @@ import orjson
 from ssot import strict_json
 
 Kind = Literal["dispatch", "review"]
-Reason = Literal["not_started", "exited", "closed", "garbage", "too_much_output"]
+Reason = Literal["not_started", "exited", "closed", "garbage", "too_much_output", "too_much_disk"]
 
 TYPES = frozenset({"ack", "heartbeat", "result", "verdict"})
 

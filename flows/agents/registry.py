@@ -9,6 +9,7 @@
     pass_env = ["OPENAI_API_KEY"]             # taken from our own environment, if there
     options = { model = "large" }             # handed to the agent with each job
     model_family = "gpt"                      # whose model it is; a project may want two families
+    network = true                            # and the other words of `Confinement`: how it is shut in
 
 `[reviewer.NAME]` is the same for reviewers. A dispatch names an agent with its options, as in
 `fake:mode=slow,seconds=2`; those stand above the file's. `timeout_s` can be given to any agent that way.
@@ -24,9 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from flows.agents import fake, replay
+from flows.agents.enclosure import Confinement
 from flows.agents.inproc_agent import InprocessAgent
 from flows.agents.play import Play
 from flows.agents.protocol import Agent
@@ -59,10 +61,8 @@ class BadAgentsFile(ValueError):
     """`config/agents.toml` cannot be used. The message names the file and the key."""
 
 
-class AgentConfig(BaseModel):
+class AgentConfig(Confinement):
     """One agent of `config/agents.toml`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
     principal: Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9._@-]{0,63}\z")]
@@ -157,6 +157,7 @@ class Agents:
             cwd=self._home / config.cwd if config.cwd else self._home,
             options={**config.options, **options},
             timeout_s=timeout_s or config.timeout_s,
+            confinement=config,
         )
 
     def _built_in(self, role: Role, name: str, base: str, options: dict[str, str], timeout_s: float) -> Agent:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from ssot.claims import claim_file, is_locked
 FOLDER: Final = Path(".kircerta") / "work"
 GIT_TIMEOUT_S: Final = 120.0
 MOST_NAMED: Final = 5
+MOST_CHANGED: Final = 10_000
+MOST_OUTPUT: Final = 32 * 1024 * 1024
+"""Bytes that git may say: a larger change is refused, not cut."""
 _SAFE: Final = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -65,6 +70,11 @@ class Workplace:
         return self.folder / "home"
 
     @property
+    def objects(self) -> str:
+        """The folder of the checkout's objects, which the tree's repository reads through to."""
+        return (self._facts / "objects" / "info" / "alternates").read_text().strip()
+
+    @property
     def _facts(self) -> Path:
         return self.folder / "facts.git"
 
@@ -79,6 +89,7 @@ class Workplace:
         tree = index("write-tree").strip()
         listed = index("diff", "--cached", "--name-only", "--no-renames", "-z", self.base)
         changed = tuple(name for name in listed.split("\0") if name)
+        _refuse_names(changed)
         return Facts(self.base, tree, self._diff(index, changed), changed)
 
     def _diff(self, index: _Git, changed: Sequence[str]) -> str:
@@ -163,22 +174,46 @@ class _Git:
 
     def raw(self, *arguments: str, given: bytes = b"") -> bytes:
         settings = [word for setting in _SAFE for word in ("-c", setting)]
+        command = ["git", *settings, *self.where, *arguments]
         try:
-            done = subprocess.run(
-                ["git", *settings, *self.where, *arguments],
-                input=given,
-                capture_output=True,
-                cwd=self.cwd,
-                env=_environment(self.more),
-                timeout=GIT_TIMEOUT_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
+            code, out, said = _run(command, self.cwd, _environment(self.more), given)
+        except OSError as error:
             raise NoWorkplace(f"git {arguments[0]}: {error}") from None
-        if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip()
-            raise NoWorkplace(f"git {arguments[0]}: {said[:500] or f'exit code {done.returncode}'}")
-        return done.stdout
+        if len(out) > MOST_OUTPUT:
+            raise NoWorkplace(f"the change is larger than {MOST_OUTPUT} bytes")
+        if code != 0:
+            raise NoWorkplace(f"git {arguments[0]}: {said[:500] or f'exit code {code}'}")
+        return out
+
+
+def _run(command: Sequence[str], cwd: Path, env: Mapping[str, str], given: bytes) -> tuple[int, bytes, str]:
+    """Exit code, at most one byte more of output than is taken, and what was said beside it."""
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
+        stdin.write(given)
+        stdin.seek(0)
+        with subprocess.Popen(command, cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr) as process:
+            assert process.stdout is not None
+            patience = threading.Timer(GIT_TIMEOUT_S, process.kill)
+            patience.start()
+            try:
+                out = process.stdout.read(MOST_OUTPUT + 1)
+                if len(out) > MOST_OUTPUT:
+                    process.kill()
+                process.stdout.close()
+                code = process.wait()
+            finally:
+                patience.cancel()
+        stderr.seek(0)
+        return code, out, stderr.read(4096).decode(errors="replace").strip()
+
+
+def _refuse_names(changed: Sequence[str]) -> None:
+    """Names that could not be told to people, or too many of them, are not let through."""
+    if len(changed) > MOST_CHANGED:
+        raise NoWorkplace(f"{len(changed)} files were changed, more than {MOST_CHANGED}")
+    odd = next((name for name in changed if not name.isprintable() or len(name) > 4096), None)
+    if odd is not None:
+        raise NoWorkplace(f"the file name {ascii(odd)[:200]} holds what cannot be printed")
 
 
 def _is_text(raw: bytes) -> bool:

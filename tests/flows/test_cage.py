@@ -77,12 +77,12 @@ def test_only_the_tree_and_a_private_tmp_can_be_written(home: Path, tmp_path: Pa
     elsewhere = Path(__file__).parent
     ran = caged(
         home,
-        f"echo new > {home}/tree/b.txt && echo tree; touch /tmp/x && echo tmp; "
+        f"echo new > {home}/tree/b.txt && echo tree; touch /tmp/x-of-cage-{os.getpid()} && echo tmp; "
         f"touch {elsewhere}/planted || echo refused; touch /etc/planted || echo refused",
     )
     assert ran.out.split() == ["tree", "tmp", "refused", "refused"]
     assert (home / "tree" / "b.txt").read_text() == "new\n"
-    assert not Path("/tmp/x").exists()
+    assert not Path(f"/tmp/x-of-cage-{os.getpid()}").exists()
     assert ran.in_force["missing"] == []
 
 

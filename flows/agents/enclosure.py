@@ -1,0 +1,180 @@
+"""What an agent is shut in with: the configuration's words, and the cage's spec that is made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.agents.workplace import Workplace
+from ssot.observed import Isolation
+
+_CAGE: Final = str(Path(__file__).with_name("cage.py"))
+_OURS: Final = (
+    *("ssot", "audit", ".secrets", ".kircerta", "reports", ".env"),
+    *("config/agents.toml", "config/projects.toml"),
+)
+"""What an agent does not see of the workspace."""
+_THEIRS: Final = (
+    *(".ssh", ".aws", ".gnupg", ".config", ".netrc", ".docker", ".kube", ".git-credentials", ".pypirc", ".npmrc"),
+)
+"""Nor of its user's home."""
+_MEETING_PLACES: Final = ("/run/user", "/run/dbus", "/run/docker.sock", "/run/containerd", "/run/snapd.socket")
+"""What lies in /run and answers; with a network all of /run cannot be hidden: names are looked up there."""
+TMP_BYTES: Final = 256 * 1024 * 1024
+_LOOK_S: Final = 1.0
+
+Size = Annotated[int, Field(ge=0, le=2**50)]
+
+
+class Confinement(BaseModel):
+    """The part of an agent's configuration that says how it is shut in. A limit of 0 is none."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    isolation: Literal["required", "best"] = "best"
+    """`required`: where this system does not allow all of it, the agent is not started."""
+    network: bool = False
+    commands: Literal["harness", "reported"] = "harness"
+    """`reported`: it runs its tests itself, and its word on them is all there is."""
+    cpu_s: Size = 3600
+    """Seconds of CPU for each process."""
+    memory_bytes: Size = 8 * 1024**3
+    """Address space of each process."""
+    file_bytes: Size = 256 * 1024**2
+    """The largest file."""
+    disk_bytes: Size = 2 * 1024**3
+    """Everything it has written at one time; looked at once a second."""
+    processes: Size = 512
+    files: Size = 1024
+    """Open files of each process."""
+    output_bytes: Size = 32 * 1024**2
+    """Everything that it says; of a command that is run for it, too."""
+    command_timeout_s: Annotated[float, Field(gt=0, le=24 * 3600)] = 600.0
+    """How long a command that is run for it, or a check, may take."""
+    bundle_bytes: Annotated[int, Field(ge=4096, le=2**30)] = 1024**2
+    """A review whose job is larger comes in packets."""
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that the kernel keeps."""
+        asked = {name: getattr(self, name) for name in ("cpu_s", "memory_bytes", "file_bytes", "processes", "files")}
+        return {name: value for name, value in asked.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """One place with the cage around it; commands may be started in it one after another, each in a cage of its own."""
+
+    place: Workplace
+    home: Path
+    confinement: Confinement
+    read: tuple[str, ...] = ()
+    tree_is_read_only: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cwd(self) -> Path:
+        return self.place.tree
+
+    def around(self, command: Sequence[str], report: int) -> tuple[str, ...]:
+        """The command, in its cage. What is in force is told on the descriptor `report`."""
+        return (sys.executable, "-I", "-S", _CAGE, json.dumps(self._spec(report)), *command)
+
+    def environment(self) -> dict[str, str]:
+        """What is added to the short list that every agent gets: its own HOME and TMP, and the way to `run-for-me`."""
+        private = self.place.private
+        path = os.pathsep.join((str(private / "bin"), os.environ.get("PATH", os.defpath)))
+        own = {"HOME": str(private), "TMPDIR": str(private / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**own, **self.env, "PATH": path}
+
+    def make_folders(self) -> None:
+        for name in ("bin", "tmp"):
+            (self.place.private / name).mkdir(mode=0o700, exist_ok=True)
+
+    def is_too_large(self) -> bool:
+        """Whether more stands in the place than may."""
+        most = self.confinement.disk_bytes
+        return most > 0 and self.place.size() > most
+
+    def isolation(self, report: bytes) -> Isolation:
+        """What the cage told, for people: no path of this machine in it."""
+        told = json.loads(report)
+        return Isolation(
+            namespaces=tuple(told["namespaces"]),
+            network=told.get("network", True),
+            no_new_privileges=told.get("no_new_privileges", False),
+            limits={**told["limits"], **self._watched()},
+            hidden=tuple(self._named(path) for path in told.get("hidden", ())),
+            missing=tuple(told["missing"]),
+        )
+
+    def _watched(self) -> dict[str, int]:
+        ours = {name: getattr(self.confinement, name) for name in ("disk_bytes", "output_bytes")}
+        return {name: value for name, value in ours.items() if value}
+
+    def _named(self, path: str) -> str:
+        for start, shown in ((self.home, ""), (_user_home(), "~/")):
+            if start is not None and Path(path).is_relative_to(start):
+                return shown + str(Path(path).relative_to(start))
+        return path
+
+    def _spec(self, report: int) -> dict[str, Any]:
+        place, confinement = self.place, self.confinement
+        return {
+            "write": [str(place.private), *([] if self.tree_is_read_only else [str(place.tree)])],
+            "read": [*self.read, *([str(place.tree)] if self.tree_is_read_only else [])],
+            "hide": self._hidden(),
+            "network": confinement.network,
+            "required": confinement.isolation == "required",
+            "tmp_bytes": TMP_BYTES,
+            "report": report,
+            "limits": confinement.limits,
+        }
+
+    def _hidden(self) -> list[str]:
+        user = _user_home()
+        theirs = [] if user is None else [str(user / name) for name in _THEIRS]
+        elsewhere = _MEETING_PLACES if self.confinement.network else ("/run",)
+        return [*(str(self.home / name) for name in _OURS), *theirs, *elsewhere]
+
+
+async def until_too_large(enclosure: Enclosure) -> None:
+    """Returns when more stands in the place than may; looking takes at most a tenth of the time."""
+    while True:
+        begun = time.monotonic()
+        if await asyncio.to_thread(enclosure.is_too_large):
+            return
+        await asyncio.sleep(max(_LOOK_S, 10 * (time.monotonic() - begun)))
+
+
+def missing_here() -> tuple[str, ...]:
+    """What this system does not allow of a cage, in words; nothing where all of it holds. Starts one."""
+    report, reports = os.pipe()
+    spec = {"write": [], "hide": [], "network": False, "required": True, "tmp_bytes": 65536, "report": reports}
+    command = (sys.executable, "-I", "-S", _CAGE, json.dumps({**spec, "limits": {"files": 64}}), "true")
+    try:
+        done = subprocess.run(command, pass_fds=(reports,), capture_output=True, timeout=60, check=False)
+    finally:
+        os.close(reports)
+    with os.fdopen(report, "rb") as file:
+        line = file.readline()
+    if not line:
+        return (done.stderr.decode(errors="replace").strip()[:500] or f"exit code {done.returncode}",)
+    return tuple(json.loads(line)["missing"])
+
+
+def _user_home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
