@@ -83,6 +83,7 @@ def examine(*, full: bool) -> Iterator[Finding]:
     yield _tried("space", lambda: space(home))
     yield _tried("secrets", lambda: secrets(given))
     yield _tried("inotify", inotify)
+    yield _tried("cage", agents_cage)
     yield _tried("webhooks", lambda: webhooks(given))
     yield _tried("projects", lambda: projects(home))
     yield from inbox(home)
@@ -268,6 +269,17 @@ def inotify() -> Finding:
         )
     most = Path("/proc/sys/fs/inotify/max_user_instances").read_text().strip()
     return Finding("inotify", "ok", f"available (at most {most} a user)")
+
+
+def agents_cage() -> Finding:
+    """Whether this system lets agents be shut in; where it does not, each result says what was missing."""
+    from flows.agents.enclosure import missing_here
+
+    missing = missing_here()
+    if missing:
+        way_out = "allow user namespaces (sysctl user.max_user_namespaces), or give agents a machine of their own"
+        return Finding("cage", "warn", f"agents cannot be shut in wholly: {one_line('; '.join(missing))}", way_out)
+    return Finding("cage", "ok", "agents get namespaces of their own: files, processes and network")
 
 
 def log(home: Path, *, full: bool) -> Finding:

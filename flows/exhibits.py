@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from flows.outcome import Outcome
 from ssot import diff
+from ssot.observed import CheckRun, CommandRun, Observed
 from ssot.task import Attempt, Issue, Result, Task
 
 MAX_TEXT: Final = 500
@@ -98,7 +99,28 @@ def _result(result: Result, diff_text: str | None) -> list[str]:
         for op in result.work_log[:200]
     )
     lines += table(("operation", "action", "target", "exit code", "criteria"), rows)
+    if result.observed is not None:
+        lines += ["", "## Seen from outside", "", *_observed(result.observed)]
     return lines + (_diff(diff_text) if diff_text else [])
+
+
+def _observed(seen: Observed) -> list[str]:
+    """The evidence: what was in force, what was run for the agent, and what the checks gave."""
+    isolation = seen.isolation
+    held = ", ".join(isolation.namespaces) or "no namespaces"
+    lines = [f"Base {escaped(seen.base)}; shut in by {escaped(held)}; network: {'yes' if isolation.network else 'no'}"]
+    if isolation.missing:
+        lines += ["", f"**Missing here:** {escaped('; '.join(isolation.missing))}"]
+    if seen.commands_by == "agent":
+        lines += ["", "The agent ran its commands itself: nobody saw them."]
+    runs = (*seen.checks, *seen.commands)
+    return [*lines, "", *table(("evidence", "command", "exit code", "ms", "end of its output"), map(_run, runs))]
+
+
+def _run(one: CommandRun) -> tuple[str, ...]:
+    what = f"check of {escaped(one.criterion_ref)}" if isinstance(one, CheckRun) else "run for the agent"
+    code = f"stopped: {one.stopped}" if one.exit_code is None else str(one.exit_code)
+    return what, escaped(" ".join(one.command)), code, str(one.duration_ms), escaped(one.tail[-MAX_TEXT:])
 
 
 def _diff(text: str) -> list[str]:

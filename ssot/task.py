@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from ssot import strict_json
 from ssot.observed import Observed
@@ -43,8 +44,9 @@ class Criterion(Texted):
 
     @model_validator(mode="after")
     def _check_is_a_command(self) -> Criterion:
-        if self.check is not None and not (self.check if isinstance(self.check, str) else self.check[:1]):
-            raise ValueError("check is a command: a line, or a list of words that is not empty")
+        words = (self.check,) if isinstance(self.check, str) else self.check
+        if words is not None and not (words and words[0].strip()):
+            raise ValueError("check is a command: a line, or a list of words, that begins with a word")
         return self
 
 
@@ -196,6 +198,7 @@ class ResultBody(Result):
 
     at: str = ""
     by: str = ""
+    observed: SkipJsonSchema[Observed | None] = optional()
 
     @field_validator("observed")
     @classmethod

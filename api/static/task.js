@@ -466,6 +466,7 @@ export class TaskView {
       { class: "part" },
       h("h3", {}, "Result", h("span", { class: `tag ${result.outcome === "completed" ? "good" : "bad"}` }, result.outcome), h("span", { class: "by" }, "by ", said(result.by), ", ", when(result.at))),
       result.summary && prose(result.summary),
+      result.observed && this._observed(result.observed, n),
       this._fold(`${n} log`, [h("span", { class: "h3" }, "Work log"), h("span", { class: "faint" }, `${result.work_log.length} operations`)], log, true),
       snapshot
         ? this._fold(
@@ -476,6 +477,40 @@ export class TaskView {
           )
         : h("p", { class: "faint" }, "No diff was delivered."),
     );
+  }
+
+  /** What was seen from outside while the agent worked: evidence, not the agent's word. */
+  _observed(seen, n) {
+    const { isolation } = seen;
+    const checks = seen.checks ?? [];
+    const commands = seen.commands ?? [];
+    const failed = checks.filter((check) => check.exit_code !== 0).length;
+    const row = (run) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, run.criterion_ref ? ["check ", this._jump(run.criterion_ref, `criterion ${run.criterion_ref}`)] : "command"),
+        h("td", { class: "target" }, said(run.command.join(" "), "mono"), run.tail && detailView(run.tail)),
+        h("td", { class: "num" }, h("span", { class: run.exit_code === 0 ? "plus" : "minus" }, run.exit_code === null ? `stopped: ${run.stopped}` : `exit ${run.exit_code}`)),
+        h("td", { class: "num faint" }, `${run.duration_ms} ms`),
+      );
+    const body = () =>
+      h(
+        "div",
+        { class: "wide" },
+        h("p", { class: "faint small" }, "Shut in by ", said((isolation.namespaces ?? []).join(", ") || "no namespaces"), `; network: ${isolation.network ? "yes" : "no"}; base `, said(seen.base.slice(0, 12), "mono")),
+        (isolation.missing ?? []).length > 0 && h("p", { class: "minus" }, "Missing here: ", said(isolation.missing.join("; "))),
+        seen.commands_by === "agent" && h("p", { class: "minus" }, "The agent ran its commands itself: nobody saw them."),
+        checks.length + commands.length > 0 &&
+          h(
+            "table",
+            { class: "worklog" },
+            h("thead", {}, h("tr", {}, ["Evidence", "Command", "Exit", "Took"].map((word) => h("th", { scope: "col" }, word)))),
+            h("tbody", {}, [...checks, ...commands].slice(0, MAX_ROWS).map(row)),
+          ),
+      );
+    const told = checks.length ? `${checks.length} checks, ${failed} failed` : `${commands.length} commands`;
+    return this._fold(`${n} seen`, [h("span", { class: "h3" }, "Seen from outside"), h("span", { class: failed ? "minus" : "faint" }, told)], body, checks.length > 0);
   }
 
   _verdict(attempt) {

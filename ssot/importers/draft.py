@@ -188,7 +188,12 @@ def _criteria(given: tuple[str | Criterion, ...], title: str) -> tuple[Criterion
         raise ValueError(f"it has {len(texts)} acceptance criteria, more than {MAX_CRITERIA}")
     keep = len(set(ids)) == len(ids) and all(map(_CRITERION_ID.fullmatch, ids))
     if keep and texts and all(texts):
-        return tuple(Criterion(id=name, text=text) for name, text in zip(ids, texts, strict=True))
+        checks = [one.check if isinstance(one, Criterion) else None for one in given]
+        return tuple(
+            Criterion(id=name, text=text, check=check) for name, text, check in zip(ids, texts, checks, strict=True)
+        )
+    if any(isinstance(one, Criterion) and one.check is not None for one in given):
+        raise ValueError("criteria with a check need ids of their own, and a text")
     texts = [text for text in texts if text] or [title]
     return tuple(Criterion(id=f"AC-{number}", text=text) for number, text in enumerate(texts, 1))
 

@@ -238,14 +238,25 @@ def _criteria(found: Any, split: Any) -> Iterator[str | Criterion]:
         if isinstance(part, str):
             yield part
         elif isinstance(part, dict) and isinstance(part.get("text"), str):
-            given = part.get("id")
-            yield (
-                Criterion(id=given, text=part["text"])
-                if isinstance(given, str) and TASK_ID.fullmatch(given)
-                else part["text"]
-            )
+            given, check = part.get("id"), _check(part.get("check"))
+            if isinstance(given, str) and TASK_ID.fullmatch(given):
+                yield Criterion(id=given, text=part["text"], check=check)
+            elif check is not None:
+                raise _Unusable("an acceptance criterion with a check needs an id")
+            else:
+                yield part["text"]
         else:
             raise _Unusable('an acceptance criterion is neither a text nor {"id", "text"}')
+
+
+def _check(found: Any) -> str | tuple[str, ...] | None:
+    """The command that shows a criterion: a line, or a list of words."""
+    words = (found,) if isinstance(found, str) else found
+    if found is None:
+        return None
+    if not isinstance(words, list | tuple) or not words or not all(isinstance(one, str) and one for one in words):
+        raise _Unusable("check is neither a command line nor a list of words")
+    return found if isinstance(found, str) else tuple(found)
 
 
 def _json_list(text: str) -> list[str] | None:

@@ -9,7 +9,7 @@ from ssot import intents
 from ssot.ingest import github, telegram, xcode
 from ssot.store import Refused, Store
 from tests import builders
-from tests.builders import EXECUTOR, Ticks, Walk, a_store
+from tests.builders import EXECUTOR, REVIEWER, Ticks, Walk, a_store
 
 
 def everything(home: Path) -> dict[str, bytes]:
@@ -59,6 +59,13 @@ def everything(home: Path) -> dict[str, bytes]:
     store.note(Draft("notification_sent", "notifier", told, "T-1", "c-fixed"))
     failed = {**told, "reason": "no answer within 10 s", "tries": 4}
     store.note(Draft("notification_failed", "notifier", failed, "T-1", "c-fixed"))
+    mutating = Walk(store, "M-1")
+    mutating.create(correlation_id="c-mutation")
+    mutating.dispatch()
+    mutating.ack()
+    mutating.result()
+    verdict = intents.SendVerdict(builders.verdict_body(mutating.task), mutated=("M src/a.py",))
+    _refused(lambda: mutating.do(verdict, REVIEWER))
     found: dict[str, bytes] = {}
     for event in builders.events(home):
         found.setdefault(event.type, event.line)
