@@ -94,18 +94,20 @@ class Site:
         self.place = place
         self.isolation: Isolation | None = None
         self._ground = ground
+        command = tuple(_found_in(agent.cwd or ground.workspace.home, word) for word in agent.command)
         self._enclosure = Enclosure(
             place,
             ground.workspace.home,
             ground.confinement,
-            read=(place.objects,),
+            read=(place.objects, *(word for word in command if Path(word).is_absolute() and Path(word).is_file())),
             tree_is_read_only=is_review,
             env=agent.env,
         )
         self._errands = Errands(self._enclosure, ground.signs_of_life)
         self._reviewed = ""
         output = ground.confinement.output_bytes or LIMITS.output_bytes
-        self.agent = replace(agent, enclosure=self._enclosure, limits=replace(agent.limits, output_bytes=output))
+        limits = replace(agent.limits, output_bytes=output)
+        self.agent = replace(agent, command=command, enclosure=self._enclosure, limits=limits)
 
     @classmethod
     async def for_work(cls, ground: Ground, agent: SubprocessAgent) -> Site:
@@ -206,6 +208,14 @@ class Site:
             return await asyncio.to_thread(self.place.difference, self._reviewed, found.tree)
         except NoWorkplace as error:
             return (str(error),)
+
+
+def _found_in(folder: Path, word: str) -> str:
+    """A word of a command that names a file of the folder, by its whole path: in the tree it would not be found."""
+    try:
+        return str(folder / word) if word and (folder / word).is_file() else word
+    except (OSError, ValueError):  # too long for a name: it is none
+        return word
 
 
 async def _made(build: Callable[[], Workplace], site: Callable[[Workplace], Site]) -> Site:

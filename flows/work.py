@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from audit.event import Draft
 from audit.stamp import rfc3339, seconds_of
-from flows.agents.bundle import in_packets
+from flows.agents.packets import in_packets
 from flows.agents.protocol import Agent, AgentFailed, Message, Session, Silent, job_line
 from flows.agents.registry import Agents, BadAgentsFile, UnknownAgent
 from flows.agents.subprocess_agent import SubprocessAgent
@@ -20,7 +20,7 @@ from flows.site import Site, ground_for, packet_folder
 from flows.workspace import Workspace
 from ssot import beats
 from ssot.claims import Claim
-from ssot.intents import Intent, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
+from ssot.intents import Intent, SendAck, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
 from ssot.rules import HEARTBEAT_EVENT_S
 from ssot.states import OPEN, Stage, stage_of_attempt
 from ssot.store import Refused
@@ -182,7 +182,7 @@ class Work:
             stack.push_async_callback(site.close)
             await site.open()
         if role == "reviewer" and isinstance(agent, SubprocessAgent) and agent.confinement is not None:
-            job = await asyncio.to_thread(self._handed, job, agent.confinement.bundle_bytes, site)
+            job = await asyncio.to_thread(self._handed, job, agent.confinement.review_bytes, site)
         if site is None:
             return await stack.enter_async_context(agent.open(job))
         session = await stack.enter_async_context(site.agent.open(job))
@@ -215,14 +215,16 @@ class Work:
             return job
         known = self.dispatch.dispatch_id
         folder = site.place.private if site is not None else packet_folder(self.workspace.home, known)
-        bundle = in_packets(job, most_bytes, str(folder))
+        packets = in_packets(job, most_bytes, str(folder))
         folder.mkdir(parents=True, exist_ok=True)
-        for name, packet in bundle.files.items():
+        for name, packet in packets.files.items():
             (folder / name).write_bytes(packet)
-        return bundle.job
+        return packets.job
 
     async def seen(self, intent: Intent) -> Intent:
         """What an agent sent, with what was seen from outside where it worked in a site of ours."""
+        if isinstance(intent, SendAck):
+            return replace(intent, watched="executor" in self._sites)
         if isinstance(intent, SendResult) and (site := self._sites.get("executor")) is not None:
             return replace(intent, facts=await site.facts(intent.body))
         if isinstance(intent, SendVerdict) and (site := self._sites.get("reviewer")) is not None:

@@ -85,7 +85,10 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class SendAck:
+    """`watched`: the executor works in a place where its result will be held against the facts."""
+
     body: AckBody
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

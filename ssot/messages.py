@@ -67,7 +67,7 @@ def ack(case: Case, intent: intents.SendAck) -> Ruling:
             expected=shown(expected),
             got=shown(got),
         )
-    ack = case.signed(plain(body))
+    ack = {**case.signed(plain(body)), **({"watched": True} if intent.watched else {})}
     return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, ack=ack),))
 
 
@@ -157,6 +157,11 @@ def result(case: Case, intent: intents.SendResult) -> Ruling:
     dispatch = this_dispatch(case, intent.body.dispatch_id)
     event = case.require("result", "it takes no result now")
     _only_executor(case, "its result")
+    if intent.facts is None and case.attempt.ack is not None and case.attempt.ack.watched:
+        problem = (
+            "this executor works in a place of ours: its result is taken there, where it is held against the facts"
+        )
+        raise No("result_refused", problem, event="result_refused", dispatch_id=dispatch.dispatch_id)
     body = _credible(dispatch, intent.body, intent.facts)
     result = case.signed(plain(body))
     if intent.facts is not None and intent.facts.observed is not None:

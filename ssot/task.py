@@ -150,6 +150,8 @@ class Ack(Part):
     issue_digests: tuple[Digest, ...] = optional(())
     model_family: Name | None = optional()
     on_behalf_of: Name | None = optional()
+    watched: Literal[True] | None = optional()
+    """True: the executor works in a place of ours; a result that nobody held against the facts is not taken."""
 
 
 class Result(Texted):
@@ -187,10 +189,17 @@ class Verdict(Texted):
 
 
 class AckBody(Ack):
-    """An ACK on its way in: `at` and `by` may be there, but the server sets them."""
+    """An ACK on its way in: `at` and `by` may be there, but the server sets them. `watched` is nobody's to send."""
 
     at: str = ""
     by: str = ""
+    watched: SkipJsonSchema[Literal[True] | None] = optional()
+
+    @field_validator("watched")
+    @classmethod
+    def _only_by_who_watches(cls, value: bool | None) -> None:
+        if value is not None:
+            raise ValueError("whether somebody watches is not for the agent to say")
 
 
 class ResultBody(Result):

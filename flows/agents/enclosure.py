@@ -61,7 +61,7 @@ class Confinement(BaseModel):
     """Everything that it says; of a command that is run for it, too."""
     command_timeout_s: Annotated[float, Field(gt=0, le=24 * 3600)] = 600.0
     """How long a command that is run for it, or a check, may take."""
-    bundle_bytes: Annotated[int, Field(ge=4096, le=2**30)] = 1024**2
+    review_bytes: Annotated[int, Field(ge=4096, le=2**30)] = 1024**2
     """A review whose job is larger comes in packets."""
 
     @property

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import orjson
 import pytest
 
-from flows.agents.bundle import in_packets
+from flows.agents.packets import in_packets
 from flows.agents.workplace import FOLDER
 from ssot.task import Invalid, ResultBody, parse_part, review_digest
 from tests.flows.conftest import Made
 from tests.flows.test_cage import needs_namespaces
-from tests.flows.yard import EDITS, HONEST, Yard, a_yard, git
+from tests.flows.yard import EDITS, EXECUTOR, HONEST, Yard, a_yard, git
 
 
 @pytest.fixture
@@ -73,6 +74,19 @@ def test_the_base_of_a_project_is_where_its_attempts_begin(yard: Yard) -> None:
     observed = yard.result().observed
     assert observed is not None
     assert observed.base == first
+
+
+def test_a_program_of_the_workspace_is_found_though_it_is_not_in_the_tree(yard: Yard) -> None:
+    (yard.home / "agents").mkdir()
+    (yard.home / "agents" / "mine.py").write_text(EXECUTOR + HONEST)
+    yard.agents()
+    file = yard.home / "config" / "agents.toml"
+    begin, reviewer = file.read_text().split("[reviewer.own]")
+    own = f'command = ["{sys.executable}", "agents/mine.py"]'
+    mine = "\n".join(own if line.startswith("command") else line for line in begin.splitlines())
+    file.write_text(f"{mine}\n[reviewer.own]{reviewer}")
+    yard.add()
+    assert yard.run().name == "NeedsReview", yard.refusals()
 
 
 def test_its_home_and_environment_are_its_own(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,14 +293,14 @@ def test_a_review_that_is_too_large_comes_in_packets_and_nothing_is_left_out(yar
     writes = 'for n in range(40): write(f"src/{n}.txt", f"line of {n}\\n" * 200)\n'
     edits = 'result(*[op(n, "edit", f"src/{n}.txt") for n in range(40)])\n'
     reads = """
-bundle = job["bundle"]
-index = json.load(open(bundle["folder"] + "/index.json"))
+packets = job["packets"]
+index = json.load(open(packets["folder"] + "/index.json"))
 pieces = [piece for one in index["packets"] for piece in json.load(open(f"{index['folder']}/{one['file']}"))["pieces"]]
 diff = "".join(piece["text"] for piece in pieces if piece["at"] == "/result/diff_snapshot/text")
 import hashlib
-verdict(f"{len(index['packets'])} {hashlib.sha256(diff.encode()).hexdigest()} {bundle['warning']}")
+verdict(f"{len(index['packets'])} {hashlib.sha256(diff.encode()).hexdigest()} {packets['warning']}")
 """
-    yard.agents(writes + edits, reads, bundle_bytes=40_000)
+    yard.agents(writes + edits, reads, review_bytes=40_000)
     yard.add()
     assert yard.run().name == "NeedsReview", yard.refusals()
     count, digest, warning = (yard.attempt().verdict.summary or "").split(" ", 2)  # type: ignore[union-attr]
@@ -300,12 +314,12 @@ def test_packets_hold_every_piece_of_the_job_and_keep_their_size() -> None:
     job = {"kind": "review", "task_id": "T-1", "title": "t", "request_text": "r" * 9000, "correlation_id": "c"}
     job |= {"attempt": 1, "dispatch": {"dispatch_id": "d"}, "options": {}}
     job |= {"result": {"diff_snapshot": {"text": text}, "work_log": [{"op_id": str(n)} for n in range(900)]}}
-    bundle = in_packets(orjson.dumps(job), 4096, "/folder")
-    assert max(len(raw) for name, raw in bundle.files.items() if name != "index.json") <= 4096
+    made = in_packets(orjson.dumps(job), 4096, "/folder")
+    assert max(len(raw) for name, raw in made.files.items() if name != "index.json") <= 4096
     texts: dict[str, str] = {}
     values: dict[str, object] = {}
-    for name in sorted(bundle.files):
-        for piece in orjson.loads(bundle.files[name]).get("pieces", ()):
+    for name in sorted(made.files):
+        for piece in orjson.loads(made.files[name]).get("pieces", ()):
             if "text" in piece:
                 texts[piece["at"]] = texts.get(piece["at"], "") + piece["text"]
             else:

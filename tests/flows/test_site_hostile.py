@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from audit.log import verify
-from flows.agents import cage, workplace
+from flows.agents import cage
 from flows.agents.workplace import FOLDER
+from flows.here import run_here
+from flows.pipeline import Order
 from flows.workspace import Workspace
 from tests.flows.conftest import settings_for
 from tests.flows.test_cage import LIMITS, needs_namespaces
@@ -331,7 +333,7 @@ def test_a_killed_harness_leaves_no_process_and_no_place_behind_the_next_start(y
         harness.wait()
     _until(lambda: not is_running(mark))
     assert [one.name.rpartition("~")[2] for one in (yard.home / FOLDER).iterdir()] == ["work"]
-    assert workplace.remove_stale(yard.home) == 1
+    run_here(yard.workspace, [], Order())
     assert list((yard.home / FOLDER).iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from ssot import intents
 from ssot.facts import Facts, contradiction, with_diff
 from ssot.observed import CommandRun, Isolation, Observed
 from ssot.store import Refused
-from ssot.task import Criterion, Invalid, Operation, Result, ResultBody, parse_part, plain
+from ssot.task import AckBody, Criterion, Invalid, Operation, Result, ResultBody, parse_part, plain
 from tests import builders
 from tests.builders import EXECUTOR, REVIEWER, Walk, a_store
 
@@ -132,6 +132,19 @@ def test_the_scope_holds_for_what_was_seen_not_for_what_was_said(walk: Walk) -> 
     with pytest.raises(Refused) as refused:
         walk.do(intents.SendResult(sent, Facts(observed(changed=("etc/passwd",)), elsewhere)), EXECUTOR)
     assert refused.value.code == "scope_violation"
+
+
+def test_a_watched_executors_result_is_taken_only_with_the_facts(tmp_path: Path) -> None:
+    walk = Walk(a_store(tmp_path), "T-2")
+    walk.create()
+    walk.dispatch()
+    walk.do(intents.SendAck(builders.ack_body(walk.task), watched=True), EXECUTOR)
+    assert walk.task.attempts[-1].ack.watched  # type: ignore[union-attr]
+    with pytest.raises(Refused, match="place of ours"):
+        walk.result()
+    told = orjson.dumps({**plain(builders.ack_body(walk.task)), "watched": True})
+    with pytest.raises(Invalid, match="watched"):
+        parse_part(AckBody, told)
 
 
 def test_a_verdict_over_a_changed_tree_is_refused(walk: Walk) -> None:

@@ -16,14 +16,14 @@ _ENVELOPE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class Packets:
     """The small job that is handed over instead, and the files that it speaks of."""
 
     job: bytes
     files: dict[str, bytes]
 
 
-def in_packets(job: bytes, most_bytes: int, folder: str) -> Bundle:
+def in_packets(job: bytes, most_bytes: int, folder: str) -> Packets:
     """Split a job into packets of at most `most_bytes`, which will lie in `folder`.
 
     A packet holds pieces: `at` is a JSON pointer (RFC 6901) into the whole job, `value` what stands there; a long text
@@ -42,7 +42,7 @@ def in_packets(job: bytes, most_bytes: int, folder: str) -> Bundle:
     )
     index = {"warning": warning, "folder": folder, "bytes": len(job), "most_bytes": most_bytes, "packets": listed}
     files[INDEX] = orjson.dumps(index, option=orjson.OPT_INDENT_2)
-    return Bundle(_small(whole, index, most_bytes), files)
+    return Packets(_small(whole, index, most_bytes), files)
 
 
 def _small(whole: dict[str, Any], index: dict[str, Any], most_bytes: int) -> bytes:
@@ -52,7 +52,7 @@ def _small(whole: dict[str, Any], index: dict[str, Any], most_bytes: int) -> byt
         if len(orjson.dumps(whole[key])) <= most_bytes // 4:
             small[key] = whole[key]
     small.setdefault("dispatch", {"dispatch_id": whole["dispatch"]["dispatch_id"]})
-    return orjson.dumps({**small, "result": None, "bundle": index}) + b"\n"
+    return orjson.dumps({**small, "result": None, "packets": index}) + b"\n"
 
 
 def _line_of(name: str, packet: bytes, pieces: list[dict[str, Any]]) -> dict[str, Any]:
