@@ -509,7 +509,8 @@ export class TaskView {
             h("tbody", {}, [...checks, ...commands].slice(0, MAX_ROWS).map(row)),
           ),
       );
-    const told = checks.length ? `${checks.length} checks, ${failed} failed` : `${commands.length} commands`;
+    const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+    const told = checks.length ? `${counted(checks.length, "check")}, ${failed} failed` : counted(commands.length, "command");
     return this._fold(`${n} seen`, [h("span", { class: "h3" }, "Seen from outside"), h("span", { class: failed ? "minus" : "faint" }, told)], body, checks.length > 0);
   }
 

@@ -10,9 +10,12 @@ from playwright.sync_api import expect
 
 from api import examples
 from ssot import diff
+from ssot.facts import Facts
 from ssot.intents import Create, Dispatch, SendAck, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
+from ssot.observed import CheckRun, CommandRun, Isolation, Observed
 from ssot.store import Refused, Store
 from ssot.task import AckBody, Criterion, Echo, ResultBody, VerdictBody
+from tests import builders
 from tests.api.scene import EXECUTOR, REVIEWER, TASK_ID, at_stage, bring_to, part
 from tests.browser.conftest import Site, Windows, live
 
@@ -187,3 +190,32 @@ def test_marks_piled_up_on_a_letter_are_counted(site: Site, store: Store, window
     site.start()
     page = windows.open("/#/tasks/marks")
     assert page.locator('[data-section="request"] .prose').inner_text() == "Z" + "\u0301" * 6 + "‹+294 marks›algo"
+
+
+def test_what_was_seen_from_outside_is_evidence_beside_the_agents_word(
+    site: Site, store: Store, windows: Windows
+) -> None:
+    walk = builders.Walk(store, "T-seen")
+    walk.create(acceptance_criteria=(Criterion(id="AC-1", text="It greets.", check="make <b>test</b>"),))
+    walk.dispatch()
+    walk.ack()
+    digest = {"duration_ms": 12, "output_bytes": 9, "output_sha256": "0" * 64}
+    check = CheckRun(command=("make <b>test</b>",), exit_code=2, tail="1 failed <i>", criterion_ref="AC-1", **digest)
+    ran = CommandRun(command=("make", "test"), exit_code=0, tail="ok", **digest)
+    isolation = Isolation(namespaces=("user", "mount"), network=False, missing=("cgroups: <none>",))
+    seen = Observed(
+        isolation=isolation, base="b" * 40, tree="c" * 40, changed=("src/a.py",), commands=(ran,), checks=(check,)
+    )
+    log = (builders.operation(1), builders.operation(2, action="test", target="make test", exit_code=0))
+    walk.do(
+        SendResult(builders.result_body(walk.task, work_log=log), Facts(seen, builders.diff_text())), builders.EXECUTOR
+    )
+    walk.verdict()
+    site.start()
+    page = windows.open("/#/tasks/T-seen")
+    evidence = page.locator("details", has=page.locator("summary", has_text="Seen from outside")).last
+    expect(evidence).to_contain_text("1 check, 1 failed")
+    expect(evidence).to_contain_text("make <b>test</b>")
+    expect(evidence).to_contain_text("exit 2")
+    expect(evidence).to_contain_text("Missing here: cgroups: <none>")
+    expect(evidence).to_contain_text("network: no")

@@ -19,7 +19,9 @@ def test_a_sound_workspace_has_no_failures(run: Run) -> None:
     ran = run("doctor", "--json")
     assert ran.code == 0
     assert ran.json["ok"]
-    assert {"python", "packages", "settings", "workspace", "space", "secrets", "log", "clock"} <= set(found(ran))
+    assert {"python", "packages", "settings", "workspace", "space", "secrets", "cage", "log", "clock"} <= set(
+        found(ran)
+    )
     assert "WAY OUT" in run("doctor").out
 
 

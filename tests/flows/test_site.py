@@ -13,6 +13,7 @@ import pytest
 
 from flows.agents.packets import in_packets
 from flows.agents.workplace import FOLDER
+from flows.exhibits import attempt_page
 from ssot.task import Invalid, ResultBody, parse_part, review_digest
 from tests.flows.conftest import Made
 from tests.flows.test_cage import needs_namespaces
@@ -220,6 +221,16 @@ def test_a_check_runs_in_a_clean_place_with_the_diff_applied_and_is_evidence(yar
     assert check.tail.startswith("it works")
     assert yard.attempt().verdict.summary == "0"  # type: ignore[union-attr]
     assert list((yard.home / FOLDER).iterdir()) == []
+
+
+def test_the_evidence_stands_on_the_runs_page(yard: Yard) -> None:
+    yard.agents(EDITS + 'run_for_me("echo", "<b>")\nresult(op(1, "edit", "src/a.py"))\n')
+    yard.add("T-1", check="false")
+    outcome = yard.run()
+    page = attempt_page(yard.workspace.store.task("T-1"), outcome, "http://127.0.0.1:8000", None)
+    assert "## Seen from outside" in page
+    assert "| check of AC\\-1 | false | 1 |" in page
+    assert "| run for the agent | echo \\<b\\> | 0 |" in page
 
 
 def test_a_check_that_fails_judges_nothing(yard: Yard) -> None:

@@ -313,6 +313,21 @@ def test_two_archived_changes_of_one_name_keep_their_dates(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------------- JSON and CSV
 
 
+def test_checks_come_with_their_criteria_or_the_row_is_a_problem(tmp_path: Path) -> None:
+    given = '{"id": "AC-1", "text": "x", "check": ["make", "test"]}, {"id": "AC-2", "text": "y", "check": "make lint"}'
+    rows = [
+        f'{{"task_id": "T-1", "title": "A", "acceptance_criteria": [{given}]}}',
+        '{"title": "no id", "acceptance_criteria": [{"text": "x", "check": "make"}]}',
+        '{"title": "no command", "acceptance_criteria": [{"id": "AC-1", "text": "x", "check": []}]}',
+        '{"title": "one id twice", "acceptance_criteria": [{"id": "A", "text": "x", "check": "a"}, '
+        '{"id": "A", "text": "y"}]}',
+    ]
+    reading = read(write(tmp_path, {"t.jsonl": "\n".join(rows)}) / "t.jsonl")
+    assert [one.check for one in reading.drafts[0].acceptance_criteria] == [("make", "test"), "make lint"]
+    assert len(reading.drafts) == 1
+    assert len(reading.problems) == 3
+
+
 def test_jsonl_rows_become_tasks_and_bad_ones_problems(tmp_path: Path) -> None:
     rows = [
         '{"task_id": "T-1", "title": "A", "request_text": "Do A", "acceptance_criteria": ["a", "b"], '
