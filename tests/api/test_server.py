@@ -169,8 +169,9 @@ def test_a_port_in_use_is_one_clear_line_and_touches_nothing(tmp_path: Path) -> 
 
 
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
-    home = tmp_path / "file"
-    home.write_text("not a folder")
+    home = tmp_path / "made of paper"
+    home.mkdir()
+    (home / "ssot").write_text("not a folder")
     ended = subprocess.run(
         command(free_port()), env=environment(home), cwd=tmp_path, capture_output=True, timeout=30, check=False
     )

@@ -111,7 +111,11 @@ def test_what_did_not_fit_its_line_is_read_from_its_blob(tmp_path: Path) -> None
     walk.create()
     walk.dispatch()
     walk.ack()
-    walk.result(work_log=tuple(operation(number, detail="word " * 50) for number in range(1, 301)))
+    walk.result(
+        work_log=tuple(
+            operation(number, detail="word " * 50, criterion_refs=("AC-1", "AC-2")) for number in range(1, 301)
+        )
+    )
     store.close()
     assert b'"in_blob"' in log_of(tmp_path).read_bytes()
     row = events(tmp_path).iloc[-1]

@@ -100,10 +100,10 @@ def test_a_slice_of_time_has_a_beginning_and_an_end(home: Path) -> None:
 
 
 def test_coverage_follows_what_points_at_what(home: Path) -> None:
-    """Two criteria each, of which the work names one; the rejected attempts' two issues go on, word for word."""
+    """Two criteria each, and the work names both; the rejected attempts' two issues go on, word for word."""
     coverage = reports.coverage(home).set_index(["task_id", "attempt"])
     first, second = coverage.loc[("T-3", 1)], coverage.loc[("T-3", 2)]
-    assert first[["criteria", "touched", "operations", "pointing", "issues", "founded"]].tolist() == [2, 1, 2, 2, 2, 2]
+    assert first[["criteria", "touched", "operations", "pointing", "issues", "founded"]].tolist() == [2, 2, 2, 2, 2, 2]
     assert second[["due", "forwarded", "verbatim", "echoed"]].tolist() == [2, 2, True, True]
     assert bool(coverage.loc[("T-6", 1), "echoed"] is pd.NA)
     summary = work.coverage_summary(reports.coverage(home)).set_index("what")
