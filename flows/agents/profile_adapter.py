@@ -125,8 +125,8 @@ class Adapter:
         file = self._scratch / f"{name}.md"
         file.write_text(prompt)
         session = f"kircerta-{self._job['dispatch']['dispatch_id']}-{name}"
-        told = {"{prompt_file}": str(file), "{session}": session}
-        command = [told.get(one, one) for one in (*self._profile["program"], *self._profile[part])]
+        told = {"{prompt_file}": str(file), "{session}": session, "{scratch}": str(self._scratch)}
+        command = [_filled(word, told) for word in (*self._profile["program"], *self._profile[part])]
         by_stdin = self._profile["prompt"] == "stdin"
         with open(file if by_stdin else os.devnull, "rb") as stdin:
             try:
@@ -210,6 +210,12 @@ def _lines(stdout: IO[bytes]) -> Iterator[str]:
         while not whole and (more := stdout.readline(MAX_LINE)):
             whole = more.endswith(b"\n")
         yield line.rstrip(b"\r\n").decode("utf-8", "replace")
+
+
+def _filled(word: str, told: Mapping[str, str]) -> str:
+    for place, value in told.items():
+        word = word.replace(place, value)
+    return word
 
 
 def _note(sign: Sign) -> str:

@@ -31,8 +31,8 @@ class Profile(BaseModel):
 
     Args:
         program: what is started, before the arguments of a part.
-        echo, work, review: arguments of each part. `{prompt_file}` and `{session}` are put in by the adapter,
-            `{options}` stands for the arguments of the options.
+        echo, work, review: arguments of each part. `{prompt_file}`, `{scratch}` and `{session}` are put in by the
+            adapter, `{options}` stands for the arguments of the options.
         prompt: how the prompt gets there: on stdin, or in the file that `{prompt_file}` names.
         reader: whose output it is (flows/agents/signs.py).
         options: the arguments that an option of a dispatch becomes; `{}` is its value.
@@ -93,6 +93,7 @@ _AIDER: Final = (
     *("--message-file", "{prompt_file}", "--yes-always", "--no-auto-commits", "--no-dirty-commits", "--no-gitignore"),
     *("--no-pretty", "--no-stream", "--no-fancy-input", "--no-check-update", "--no-show-release-notes"),
     *("--no-detect-urls", "--no-suggest-shell-commands", "--analytics-disable", "{options}"),
+    *("--chat-history-file", "{scratch}/chat.md", "--input-history-file", "{scratch}/input"),
 )
 _OPENCLAW: Final = ("agent", "--local", "--json", "--session-id", "{session}", "--message-file", "{prompt_file}")
 

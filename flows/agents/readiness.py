@@ -107,6 +107,8 @@ def _remarks(role: Role, config: AgentConfig, folder: Path) -> tuple[str, ...]:
         found.append("it works in the workspace itself: `cwd` names a checkout for it")
     elif config.profile is not None and role == "executor" and not _is_in_git(folder):
         found.append("its folder is in no git work tree: its results have no diff")
+    if config.profile is not None and not config.network:
+        found.append("in a place of its own it gets no network: most programs need `network = true` for their model")
     if not can_isolate():
         found.append(_NO_ISOLATION)
     return tuple(found)

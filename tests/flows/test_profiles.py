@@ -20,7 +20,9 @@ from flows.agents.tree import Tree, TreeFailed
 from flows.here import run_here
 from flows.pipeline import Order
 from ssot.diff import paths
+from ssot.intents import Create
 from ssot.task import AckBody, ResultBody, VerdictBody, parse_part
+from tests.flows.conftest import CRITERIA as TOLD
 from tests.flows.conftest import Made, add_task, told
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -327,3 +329,22 @@ def test_a_file_that_cannot_be_used_says_why(body: str, why: str, tmp_path: Path
     (tmp_path / "config" / "agents.toml").write_text(f'[executor.it]\nprincipal = "it"\n{body}\n')
     with pytest.raises(BadAgentsFile, match=why):
         Agents(tmp_path)
+
+
+@pytest.mark.parametrize("profile", PROGRAMS)
+def test_in_a_place_of_its_own_the_result_holds_against_what_was_seen(
+    profile: str, open_workspace: Made, checkout: Path
+) -> None:
+    workspace = open_workspace(ack_timeout_s=30.0, execution_timeout_s=30.0, review_timeout_s=30.0)
+    configure(workspace.home, profile, checkout)
+    (workspace.home / "config" / "projects.toml").write_text(f'[project.shop]\ncheckout = "{checkout}"\n')
+    wish = Create("Greet.", acceptance_criteria=TOLD, scope=("src/**",), metadata={"project": "shop"})
+    workspace.store.commit("T-1", wish, actor="alice")
+    (outcome,) = run_here(workspace, ["T-1"], Order("it", "other"))
+    assert (outcome.name, outcome.detail) == ("NeedsReview", "")
+    assert not (checkout / "src").exists()  # the work was done in the place, not here
+    result = workspace.store.task("T-1").current.result  # type: ignore[union-attr]
+    assert result is not None
+    assert result.observed is not None
+    assert result.diff_snapshot is not None
+    assert paths(result.diff_snapshot.text or "") == ("src/greet.py",)

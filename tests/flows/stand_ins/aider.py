@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -34,6 +35,8 @@ def main() -> int:
     parser.add_argument("--message-file", "-f", type=Path, required=True)
     parser.add_argument("--model")
     parser.add_argument("--chat-mode", choices=["code", "ask", "architect"], default="code")
+    parser.add_argument("--chat-history-file", type=Path, default=Path(".aider.chat.history.md"))
+    parser.add_argument("--input-history-file", type=Path, default=Path(".aider.input.history"))
     for flag in FLAGS:
         parser.add_argument(flag, action="store_true")
     given = parser.parse_args()
@@ -41,9 +44,10 @@ def main() -> int:
     part = acting.part_of(prompt)
     if given.chat_mode != ("code" if part == "work" else "ask"):
         return acting.wrong_use(f"{part} in mode {given.chat_mode}")
-    Path(".aider.chat.history.md").write_text("# aider chat\n")
-    Path(".aider.tags.cache.v4").mkdir(exist_ok=True)
-    Path(".aider.tags.cache.v4/cache.db").write_text("x")
+    given.chat_history_file.write_text("# aider chat\n")
+    with suppress(OSError):  # a tree that is read-only: it goes on without its cache
+        Path(".aider.tags.cache.v4").mkdir(exist_ok=True)
+        Path(".aider.tags.cache.v4/cache.db").write_text("x")
     print("Aider v0.99.0\nModel: some-model with diff edit format\nGit repo: .git with 2 files\n")
     if part == "work":
         print(f"Applied edit to {acting.edit()}")
