@@ -6,18 +6,17 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from flows.agents import profiles
+from flows.agents.enclosure import missing_here
 from flows.agents.registry import AgentConfig, Agents, Role
 from flows.agents.subprocess_agent import environment
 
 VERSION_TIMEOUT_S: Final = 10.0
 ROLES: Final[tuple[Role, ...]] = ("executor", "reviewer")
 _PARTS: Final[dict[Role, tuple[profiles.Part, ...]]] = {"executor": ("echo", "work"), "reviewer": ("review",)}
-_NO_ISOLATION: Final = "this system gives no user and network namespaces: an agent sees what its user sees"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +108,8 @@ def _remarks(role: Role, config: AgentConfig, folder: Path) -> tuple[str, ...]:
         found.append("its folder is in no git work tree: its results have no diff")
     if config.profile is not None and not config.network:
         found.append("in a place of its own it gets no network: most programs need `network = true` for their model")
-    if not can_isolate():
-        found.append(_NO_ISOLATION)
+    if missing := missing_here():
+        found.append(f"it cannot be shut in wholly here: {'; '.join(missing)}")
     return tuple(found)
 
 
@@ -150,16 +149,3 @@ def _version(
     if done.returncode:
         return said or None, [f"{program} --version ended with exit code {done.returncode}"]
     return said or None, []
-
-
-@lru_cache(1)
-def can_isolate() -> bool:
-    """Whether a program could be given a user and a network of its own here: tried, not guessed."""
-    tool = shutil.which("unshare")
-    if tool is None:
-        return False
-    try:
-        tried = (tool, "--user", "--map-root-user", "--net", "true")
-        return subprocess.run(tried, capture_output=True, timeout=5, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
