@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,7 @@ def all_agents(agents: Agents, home: Path) -> list[Readiness]:
 
 
 def readiness(agents: Agents, home: Path, role: Role, name: str, *, ask: bool = True) -> Readiness:
-    """How one agent stands. `ask`: whether its program is asked for its version.
+    """How one agent stands. `ask`: whether its program is asked for its version, and this system for a cage.
 
     Raises:
         UnknownAgent: there is no such agent in that role, or not with such options.
@@ -96,11 +97,11 @@ def readiness(agents: Agents, home: Path, role: Role, name: str, *, ask: bool = 
         passed=tuple(key for key in config.passed if key in os.environ or key in config.env),
         missing=tuple(key for key in config.passed if key not in os.environ and key not in config.env),
         problems=tuple(problems),
-        remarks=_remarks(role, config, folder),
+        remarks=_remarks(role, config, folder, ask=ask),
     )
 
 
-def _remarks(role: Role, config: AgentConfig, folder: Path) -> tuple[str, ...]:
+def _remarks(role: Role, config: AgentConfig, folder: Path, *, ask: bool) -> tuple[str, ...]:
     found = []
     if config.cwd is None and role == "executor":
         found.append("it works in the workspace itself: `cwd` names a checkout for it")
@@ -108,7 +109,7 @@ def _remarks(role: Role, config: AgentConfig, folder: Path) -> tuple[str, ...]:
         found.append("its folder is in no git work tree: its results have no diff")
     if config.profile is not None and not config.network:
         found.append("in a place of its own it gets no network: most programs need `network = true` for their model")
-    if missing := missing_here():
+    if ask and (missing := _missing_here()):
         found.append(f"it cannot be shut in wholly here: {'; '.join(missing)}")
     return tuple(found)
 
@@ -149,3 +150,8 @@ def _version(
     if done.returncode:
         return said or None, [f"{program} --version ended with exit code {done.returncode}"]
     return said or None, []
+
+
+@lru_cache(1)
+def _missing_here() -> tuple[str, ...]:
+    return missing_here()
