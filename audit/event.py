@@ -71,8 +71,8 @@ KINDS: Final[dict[str, Kind]] = {
     "notification_sent": Kind("Somebody was told outside of kircerta; the target stands here by its name alone."),
     "notification_failed": Kind("A notification did not go out; the event says why, without the target's URL."),
     "log_recovered": Kind("A torn tail of the log was put aside and cut off."),
-    "run_started": Kind("A load run began."),
-    "run_finished": Kind("A load run is over, or was found dead; the event says how it ended."),
+    "run_started": Kind("A load run, or the calibration of a reviewer, began."),
+    "run_finished": Kind("Such a run is over, or was found dead; the event says how it ended."),
 }
 
 

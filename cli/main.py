@@ -16,6 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from cli import (
+    agents,
     audit_log,
     decisions,
     dispatch,
@@ -87,6 +88,7 @@ for part in (
     notify,
     tasks,
     dispatch,
+    agents,
     decisions,
     token,
     mcp,

@@ -43,6 +43,7 @@ _TAGS: Final[dict[str, str]] = {
     "flood": "load",
     "stress": "load",
     "chaos": "load",
+    "calibrate_reviewer": "review",
     "report_run": "report",
     "report_audit": "report",
 }
@@ -104,6 +105,7 @@ async def _known(name: str) -> set[str]:
 
 def all_flows() -> list[Any]:
     """Every flow that is served."""
+    from flows.calibration.deployed import calibrate_reviewer
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
     from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
@@ -115,7 +117,7 @@ def all_flows() -> list[Any]:
     dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
     ingesting = [poll_telegram, backfill_github, drain_inbox]
     loading, reporting = [soak, flood, stress, chaos], [report_run, report_audit]
-    return [*dispatching, watchdog, *ingesting, sign_head, *loading, *reporting]
+    return [*dispatching, watchdog, *ingesting, sign_head, *loading, calibrate_reviewer, *reporting]
 
 
 def serve_deployments(settings: Settings) -> None:

@@ -62,6 +62,7 @@ class Run(_Read):
     log_seq: tuple[int, int] | None = None
     alarms: tuple[dict[str, Any], ...] = ()
     not_shown: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
 
     def provoked(self) -> pd.DataFrame:
         """The alarms that the run provoked. Columns: type, task_id, seq (missing: not in the log), time."""
@@ -100,10 +101,11 @@ class Acceptance(_Read):
 
 
 def record(run_id: str = "", home: Home = None, kind: str | None = None) -> Run:
-    """One run's record; without an id the newest (of a kind). Raises NoSuchRun."""
+    """One run's record; without an id the newest (of a kind, else any load run). Raises NoSuchRun."""
     if run_id:
         return _run(run_folder(home, run_id) / "run.json")
-    found = [run for run in all_runs(home) if kind in (None, run.kind)]
+    # the calibration of a reviewer is no load run: it is found by its kind, or by its id
+    found = [run for run in all_runs(home) if (run.kind == kind if kind else run.kind != "calibration")]
     if not found:
         raise NoSuchRun(f"there is no {kind or ''} run in {home_of(home) / 'reports' / 'runs'}".replace("  ", " "))
     return found[-1]

@@ -30,7 +30,7 @@ from reports.records import acceptance, record
 from reports.tables import VERDICTS
 
 NOTEBOOKS: Final = Path(__file__).resolve().parents[1] / "notebooks"
-KINDS: Final = {"soak": "soak", "flood": "flood"}
+KINDS: Final = {"soak": "soak", "flood": "flood", "calibration": "calibration"}
 """The notebook of each kind of run; `latency` for all others."""
 CELL_TIMEOUT_S: Final = 600
 _KERNEL: Final = "kircerta"

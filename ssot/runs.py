@@ -1,4 +1,4 @@
-"""The records of load runs: the only writer of `reports/runs/<run_id>/run.json`.
+"""The records of runs, of load and of calibration: the only writer of `reports/runs/<run_id>/run.json`.
 
 A record says `running` from the first moment on. A run that was killed cannot say so itself: whoever starts the next
 one looks whether its process lives, and marks it `crashed`.
@@ -28,17 +28,19 @@ if TYPE_CHECKING:
     from ssot.store import Store
 
 Kind = Literal["soak", "flood", "stress", "chaos"]
+AnyKind = Literal["soak", "flood", "stress", "chaos", "calibration"]
+"""The kinds of load run, and the calibration of a reviewer, which puts no load on anything."""
 State = Literal["running", "finished", "crashed"]
 Outcome = Literal["pass", "fail", "invalid"]
 FOLDER: Final = Path("reports") / "runs"
 RECORD: Final = "run.json"
 ACTOR: Final = "load"
-RUN_ID: Final = re.compile(r"(soak|flood|stress|chaos)-\d{8}T\d{6}Z-[0-9a-f]{6}", re.ASCII)
+RUN_ID: Final = re.compile(r"(soak|flood|stress|chaos|calibration)-\d{8}T\d{6}Z-[0-9a-f]{6}", re.ASCII)
 _OWN_TASK: Final = re.compile(rf"load-{RUN_ID.pattern}-.+", re.ASCII)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-def new_run_id(kind: Kind, now: float | None = None) -> str:
+def new_run_id(kind: AnyKind, now: float | None = None) -> str:
     """A fresh id such as ``soak-20260131T090000Z-0f3a9c``."""
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() if now is None else now))
     return f"{kind}-{moment}-{secrets.token_hex(3)}"
@@ -121,7 +123,7 @@ class RunRecord(Part):
     model_config = ConfigDict(populate_by_name=True)
 
     run_id: str
-    kind: Kind
+    kind: AnyKind
     started_at: str
     finished_at: str | None = None
     state: State = "running"
@@ -143,6 +145,7 @@ class RunRecord(Part):
     log_seq: tuple[int, int] | None = None
     alarms: tuple[Alarm, ...] = ()
     chaos: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
     not_shown: tuple[str, ...] = ()
     process: Process | None = Field(default=None, alias="_process")
 
@@ -181,6 +184,8 @@ class Runs:
         """A broken threshold stands as an alarm until a run of its kind passes."""
         alarm = f"threshold_{record.kind}"
         stands = alarm in self._store.view.alarms
+        if record.kind == "calibration":  # it tells of a reviewer, not of the running system
+            return
         if record.outcome == "invalid" or stands == (record.outcome == "fail"):
             return
         broken = {one.expression: one.value for one in record.thresholds if not one.ok}
@@ -216,7 +221,7 @@ class Runs:
 
 def started(record: RunRecord) -> Draft:
     """The event that a run begins."""
-    return Draft("run_started", ACTOR, {"run_id": record.run_id, "kind": record.kind})
+    return Draft("run_started", _actor(record), {"run_id": record.run_id, "kind": record.kind})
 
 
 def finished(record: RunRecord) -> Draft:
@@ -229,7 +234,11 @@ def finished(record: RunRecord) -> Draft:
         "outcome": record.outcome,
         "broken": broken,
     }
-    return Draft("run_finished", ACTOR, data)
+    return Draft("run_finished", _actor(record), data)
+
+
+def _actor(record: RunRecord) -> str:
+    return "calibration" if record.kind == "calibration" else ACTOR
 
 
 # --------------------------------------------------------------------------------------- is it still there

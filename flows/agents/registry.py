@@ -11,6 +11,16 @@
     model_family = "gpt"                      # whose model it is; a project may want two families
     network = true                            # and the other words of `Confinement`: how it is shut in
 
+A command-line agent needs less: a profile knows its arguments and reads its output (flows/agents/profiles.py).
+
+    [executor.codex]
+    profile = "codex"                         # codex, claude-code, openclaw, aider, or command: any other
+    principal = "codex"
+    cwd = "/srv/checkouts/app"
+    options = { model = "large" }             # those that the profile knows
+    # command = ["npx", "codex"]              # in place of the profile's own program
+    # echo_args, work_args, review_args       # in place of the profile's own arguments
+
 `[reviewer.NAME]` is the same for reviewers. A dispatch names an agent with its options, as in
 `fake:mode=slow,seconds=2`; those stand above the file's. `timeout_s` can be given to any agent that way.
 """
@@ -23,11 +33,11 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from flows.agents import fake, replay
+from flows.agents import fake, profiles, replay
 from flows.agents.enclosure import Confinement
 from flows.agents.inproc_agent import InprocessAgent
 from flows.agents.play import Play
@@ -44,6 +54,8 @@ DEFAULT_TIMEOUT_S = 3600.0
 _ROOT = Path(__file__).parents[2]
 _FULL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}", re.ASCII)
 _BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
+"""Names of variables whose values must never come out of an agent again."""
 _OPTION = re.compile(r"([a-z][a-z0-9_]*)=([^,]*)", re.ASCII)
 _PLAYS: dict[tuple[str, Role], Play] = {
     ("fake", "executor"): fake.executor,
@@ -64,19 +76,61 @@ class BadAgentsFile(ValueError):
 class AgentConfig(Confinement):
     """One agent of `config/agents.toml`."""
 
-    command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
+    profile: str | None = None
+    command: Annotated[profiles.Words, Field(validate_default=True)] = ()
+    echo_args: profiles.Words | None = None
+    work_args: profiles.Words | None = None
+    review_args: profiles.Words | None = None
     principal: Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9._@-]{0,63}\z")]
     timeout_s: Annotated[float, Field(gt=0, le=7 * 24 * 3600)] = DEFAULT_TIMEOUT_S
     cwd: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
-    pass_env: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    pass_env: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     model_family: Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z")] | None = None
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The names of variables that are taken from our own environment."""
+        known = profiles.BUILT_IN[self.profile].pass_env if self.profile is not None else ()
+        return known if self.pass_env is None else self.pass_env
+
+    def as_profile(self) -> profiles.Profile | None:
+        """The profile with what the file puts in its place; None for an agent that speaks our lines itself."""
+        if self.profile is None:
+            return None
+        own = {"program": self.command or None, "echo": self.echo_args, "work": self.work_args}
+        changes = {key: value for key, value in {**own, "review": self.review_args}.items() if value is not None}
+        return profiles.BUILT_IN[self.profile].model_copy(update=changes)
+
+    @model_validator(mode="after")
+    def _fits_the_profile(self) -> Self:
+        if self.profile is None and (self.echo_args, self.work_args, self.review_args) != (None, None, None):
+            raise ValueError("echo_args, work_args and review_args belong to a profile")
+        found = self.as_profile()
+        if found is not None:
+            found.check_options(self.options)
+        return self
+
+    @field_validator("command")
+    @classmethod
+    def _is_there(cls, words: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        known = profiles.BUILT_IN.get(given.data.get("profile") or "")
+        if not words and (known is None or not known.program):
+            raise ValueError("the program is missing, with its arguments")
+        return words
+
+    @field_validator("profile")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in profiles.BUILT_IN:
+            raise ValueError(f"there is no profile {name!r}; there are {', '.join(profiles.BUILT_IN)}")
+        return name
 
     @field_validator("env", "pass_env")
     @classmethod
     def _none_of_ours(cls, names: Any) -> Any:
-        kept = [name for name in names if name.startswith(FORBIDDEN_ENV)]
+        kept = [name for name in names or () if name.startswith(FORBIDDEN_ENV)]
         if kept:
             raise ValueError(f"{kept[0]} is kircerta's own and is never handed to an agent")
         return names
@@ -136,6 +190,10 @@ class Agents:
         config = self._configured.get((role, split_name(name)[0]))
         return config.model_family if config is not None else None
 
+    def config(self, role: Role, name: str) -> AgentConfig | None:
+        """What the file has of an agent; None where it has nothing."""
+        return self._configured.get((role, name))
+
     def names(self, role: Role) -> tuple[str, ...]:
         """Every agent in that role, built-in ones first."""
         return (*BUILT_IN, *sorted(name for known, name in self._configured if known == role))
@@ -148,11 +206,11 @@ class Agents:
         config = self._configured.get((role, base))
         if config is None:
             raise UnknownAgent(f"there is no {role} {base!r}; there are {', '.join(self.names(role))}")
-        passed = {key: os.environ[key] for key in config.pass_env if key in os.environ}
+        passed = {key: os.environ[key] for key in config.passed if key in os.environ}
         return SubprocessAgent(
             name=name,
             principal=config.principal,
-            command=config.command,
+            command=_command(name, config, {**config.options, **options}),
             env={**passed, **config.env},
             cwd=self._home / config.cwd if config.cwd else self._home,
             options={**config.options, **options},
@@ -175,6 +233,17 @@ class Agents:
             return InprocessAgent(name, principal, play, options=options, timeout_s=timeout_s)
         command = _program(kind, role)
         return SubprocessAgent(name, principal, command, cwd=self._home, options=options, timeout_s=timeout_s)
+
+
+def _command(name: str, config: AgentConfig, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is started: the agent's own program, or the adapter that starts it. Raises UnknownAgent."""
+    profile = config.as_profile()
+    if profile is None:
+        return config.command
+    try:
+        return profile.command(options, tuple(one for one in (*config.passed, *config.env) if _SECRET.search(one)))
+    except ValueError as error:
+        raise UnknownAgent(f"{name!r}: {error}") from None
 
 
 def _program(kind: str, role: Role) -> tuple[str, ...]:
@@ -252,7 +321,11 @@ def _config(path: Path, key: str, name: str, table: Any) -> AgentConfig:
     if name in BUILT_IN or not _BASE_NAME.fullmatch(name):
         raise BadAgentsFile(f"{path}: {key}: a name of letters, digits, '.', '_' and '-', none of {BUILT_IN}")
     try:
-        return AgentConfig.model_validate(table)
+        found = AgentConfig.model_validate(table)
+        if found.profile is not None and "commands" not in found.model_fields_set:
+            # a program of others runs its commands itself: what its events tell of them is all there is
+            return found.model_copy(update={"commands": "reported"})
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([key, *(str(part) for part in first["loc"])])

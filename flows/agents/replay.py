@@ -150,7 +150,11 @@ def _the_one(folder: Path, wanted: str) -> Path:
 
 def executor(job: Mapping[str, Any]) -> Iterator[Move]:
     """Acknowledge, and hand in the recorded work. Raises NoRecording."""
-    recording = find(job)
+    return play(find(job), job)
+
+
+def play(recording: Recording, job: Mapping[str, Any]) -> Iterator[Move]:
+    """A dispatch answered with one recording."""
     dispatch = job["dispatch"]
     yield {
         "type": "ack",

@@ -126,7 +126,7 @@ def test_the_file_adds_agents_each_in_its_role(tmp_path: Path, monkeypatch: pyte
         ("[planner.a]\ncommand = ['a']", "planner: only"),
         ("[executor.fake]\ncommand = ['a']\nprincipal = 'a'", "executor.fake: a name"),
         ("[executor.'a b']\ncommand = ['a']\nprincipal = 'a'", "executor.a b: a name"),
-        ("[executor.a]\nprincipal = 'a'", "executor.a.command: Field required"),
+        ("[executor.a]\nprincipal = 'a'", "executor.a.command: Value error, the program is missing"),
         ("[executor.a]\ncommand = []\nprincipal = 'a'", "executor.a.command"),
         ("[executor.a]\ncommand = 'a b'\nprincipal = 'a'", "executor.a.command"),
         ("[executor.a]\ncommand = ['a']\nprincipal = 'A B'", "executor.a.principal"),

@@ -1,4 +1,4 @@
-"""One workspace with every kind of record, and the six notebooks run over it once, two at a time."""
+"""One workspace with every kind of record, and the notebooks run over it once, two at a time."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def made(everything: Path) -> dict[str, Made]:
         ),
         "audit": lambda: render.report_audit(home),
         "acceptance": lambda: render.report_acceptance(home),
+        "calibration": lambda: render.report_run("calibration-1", home),
     }
     with ThreadPoolExecutor(max_workers=2) as pool:
         reports = {name: pool.submit(make) for name, make in work.items()}

@@ -250,6 +250,41 @@ def an_acceptance(home: Path) -> None:
     (home / "reports" / "acceptance.json").write_bytes(orjson.dumps(whole))
 
 
+def a_calibration(home: Path) -> None:
+    """One miss of four, none of four good ones blocked."""
+    share = {"count": 0, "of": 4, "rate": 0.0, "low": 0.0, "high": 0.49}
+    miss = {"count": 1, "of": 4, "rate": 0.25, "low": 0.046, "high": 0.699}
+    calibration = {"miss": miss, "false_block": share, "rubber_stamp": share, "unanswered": {**share, "of": 8}}
+    more = {"irrespective": False, "told_apart": False, "missed_by_defect": {"off by one": miss}}
+    folder = home / "reports" / "runs" / "calibration-1"
+    folder.mkdir(parents=True)
+    record = {
+        "run_id": "calibration-1",
+        "kind": "calibration",
+        "started_at": "2026-01-31T09:00:00Z",
+        "state": "finished",
+        "outcome": "fail",
+        "config": {"reviewer": "second", "cases": 8},
+        "thresholds": [{"expression": "miss<=0.1", "value": 0.25, "ok": False}],
+        "calibration": {**calibration, **more},
+    }
+    said = {"says_something": True, "issues": 0, "seconds": 0.5, "summary": "<b>AC-1</b>", "failure": ""}
+    names = [(True, name) for name in ("one", "two", "three", "four")]
+    cases = [
+        {
+            "name": f"{'good' if is_good else 'bad'}/{name}",
+            "shown_as": f"case-{number:03}",
+            "is_good": is_good,
+            "defect": "" if is_good else "off by one",
+            "decision": "approve" if is_good or name == "one" else "reject",
+            **said,
+        }
+        for number, (is_good, name) in enumerate([*names, *((False, name) for _, name in names)], start=1)
+    ]
+    (folder / "run.json").write_bytes(orjson.dumps(record))
+    (folder / "cases.json").write_bytes(orjson.dumps(cases))
+
+
 def everything(home: Path) -> None:
     """One workspace with all of it."""
     a_log(home)
@@ -258,3 +293,4 @@ def everything(home: Path) -> None:
     flood_run(home)
     runs_to_compare(home)
     an_acceptance(home)
+    a_calibration(home)

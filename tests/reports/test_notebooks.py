@@ -1,4 +1,4 @@
-"""The six notebooks, run over fixed data: figures as worked out by hand, charts, pages that work offline."""
+"""The notebooks, run over fixed data: figures as worked out by hand, charts, pages that work offline."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from reports.render import NOTEBOOKS, ReportFailed, execute, inject
 from scripts.dev.check_notebooks import look_at
 from tests.reports.conftest import Made
 
-STORIES = ("latency", "soak", "flood", "compare", "audit", "acceptance")
-CHARTS = {"latency": 5, "soak": 6, "flood": 5, "compare": 3, "audit": 6, "acceptance": 1}
+STORIES = ("latency", "soak", "flood", "compare", "audit", "acceptance", "calibration")
+CHARTS = {"latency": 5, "soak": 6, "flood": 5, "compare": 3, "audit": 6, "acceptance": 1, "calibration": 1}
 ADDRESS = re.compile(r"(?:https?:)?//[a-z]|@import|url\((?!#)", re.IGNORECASE)
 
 
-def test_there_are_six() -> None:
+def test_there_are_no_others() -> None:
     assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(STORIES)
 
 
@@ -183,3 +183,12 @@ def test_a_cell_that_fails_is_told_and_nothing_is_written(tmp_path: Path) -> Non
     with pytest.raises(NoSuchRun, match="no run"):
         render.report_run("nope", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_calibration_shows_what_was_missed_and_how_sure_that_is(made: dict[str, Made]) -> None:
+    report = made["calibration"]
+    rates = {row["measure"]: row for row in report.table("Rates")}
+    assert (rates["bad work approved"]["count"], rates["bad work approved"]["of"]) == (1, 4)
+    assert report.table("Missed, by defect")[0]["defect"] == "off by one"
+    assert [row["name"] for row in report.table("Decided wrongly")] == ["bad/one"]
+    assert report.verdicts["miss<=0.1"] is False

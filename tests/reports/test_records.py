@@ -44,6 +44,13 @@ def test_a_run_that_just_began_is_read(tmp_path: Path) -> None:
     assert reports.record("r-1", tmp_path).log_seq is None
 
 
+def test_a_calibration_is_not_taken_for_the_newest_load_run(tmp_path: Path) -> None:
+    data.a_calibration(tmp_path)
+    with pytest.raises(NoSuchRun):
+        reports.record(home=tmp_path)
+    assert reports.record(home=tmp_path, kind="calibration").run_id == "calibration-1"
+
+
 def test_what_was_never_sent_has_no_times(tmp_path: Path) -> None:
     found = data.operations([1.0])
     found[["sent_us", "done_us"]] = -1

@@ -1,0 +1,144 @@
+"""Profiles of command-line agents, as data: how each is started for the echo, the work and a review, and is read.
+
+Where the arguments and shapes come from stands in docs/agents.md, with dates. A secret never stands in an argument: the
+prompt goes in by stdin or in a file, keys by the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+Part = Literal["echo", "work", "review"]
+
+_ROOT: Final = Path(__file__).parents[2]
+_START: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from flows.agents.profile_adapter import main; sys.exit(main(sys.argv[2]))"
+)
+_VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
+
+
+class Profile(BaseModel):
+    """One kind of command-line agent.
+
+    Args:
+        program: what is started, before the arguments of a part.
+        echo, work, review: arguments of each part. `{prompt_file}`, `{scratch}` and `{session}` are put in by the
+            adapter, `{options}` stands for the arguments of the options.
+        prompt: how the prompt gets there: on stdin, or in the file that `{prompt_file}` names.
+        reader: whose output it is (flows/agents/signs.py).
+        options: the arguments that an option of a dispatch becomes; `{}` is its value.
+        pass_env: variables that the program takes its keys from.
+        own_files: what the program keeps in the work tree for itself.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    about: str
+    program: Words = ()
+    echo: Words = ()
+    work: Words = ()
+    review: Words = ()
+    prompt: Literal["stdin", "file"] = "stdin"
+    reader: Literal["codex", "claude", "openclaw", "text"] = "text"
+    options: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    pass_env: Words = ()
+    own_files: Words = ()
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an option that there is not, or a value that could be taken for an argument."""
+        for key, value in options.items():
+            if key not in self.options:
+                listed = ", ".join(sorted({*self.options, "timeout_s"}))
+                raise ValueError(f"there is no option {key!r}; there are {listed}")
+            if not _VALUE.fullmatch(str(value)):
+                raise ValueError(f"{key} has to begin with a letter or a digit, without blanks")
+
+    def line(self, part: Part, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The command line of a part, with places left for the prompt and the session."""
+        chosen = [word.replace("{}", str(value)) for key, value in options.items() for word in self.options[key]]
+        given: tuple[str, ...] = getattr(self, part)
+        return (*self.program, *(one for word in given for one in (chosen if word == "{options}" else [word])))
+
+    def command(self, options: Mapping[str, Any], secrets: tuple[str, ...]) -> tuple[str, ...]:
+        """The adapter's command line. `secrets` names the variables whose values must never come out again.
+
+        Raises ValueError, as `check_options`.
+        """
+        self.check_options(options)
+        spec = {
+            **{part: self.line(part, options)[len(self.program) :] for part in ("echo", "work", "review")},
+            "program": self.program,
+            "prompt": self.prompt,
+            "reader": self.reader,
+            "secrets": secrets,
+            "own_files": self.own_files,
+        }
+        return (sys.executable, "-I", "-S", "-c", _START, str(_ROOT), json.dumps(spec))
+
+
+_MODEL: Final = ("--model", "{}")
+_CODEX: Final = ("exec", "--json", "--color", "never", "--skip-git-repo-check", "{options}", "--sandbox")
+_CLAUDE: Final = ("-p", "--output-format", "stream-json", "--verbose", "{options}")
+_NO_CHANGES: Final = ("--disallowedTools", "Bash,Edit,MultiEdit,Write,NotebookEdit")
+_AIDER: Final = (
+    *("--message-file", "{prompt_file}", "--yes-always", "--no-auto-commits", "--no-dirty-commits", "--no-gitignore"),
+    *("--no-pretty", "--no-stream", "--no-fancy-input", "--no-check-update", "--no-show-release-notes"),
+    *("--no-detect-urls", "--no-suggest-shell-commands", "--analytics-disable", "{options}"),
+    *("--chat-history-file", "{scratch}/chat.md", "--input-history-file", "{scratch}/input"),
+)
+_OPENCLAW: Final = ("agent", "--local", "--json", "--session-id", "{session}", "--message-file", "{prompt_file}")
+
+BUILT_IN: Final[dict[str, Profile]] = {
+    "codex": Profile(
+        about="OpenAI's Codex CLI, `codex exec --json`",
+        program=("codex",),
+        echo=(*_CODEX, "read-only", "-"),
+        work=(*_CODEX, "workspace-write", "-"),
+        review=(*_CODEX, "read-only", "-"),
+        reader="codex",
+        options={"model": _MODEL, "user_profile": ("--profile", "{}")},
+        pass_env=("CODEX_API_KEY", "CODEX_HOME"),
+    ),
+    "claude-code": Profile(
+        about="Anthropic's Claude Code, `claude -p --output-format stream-json`",
+        program=("claude",),
+        echo=(*_CLAUDE, *_NO_CHANGES),
+        work=(*_CLAUDE, "--permission-mode", "acceptEdits", "--allowedTools", "Bash,Read,Glob,Grep"),
+        review=(*_CLAUDE, *_NO_CHANGES),
+        reader="claude",
+        options={"model": _MODEL, "max_turns": ("--max-turns", "{}")},
+        pass_env=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
+    ),
+    "openclaw": Profile(
+        about="OpenClaw, one turn of its embedded agent: `openclaw agent --local --json`",
+        program=("openclaw",),
+        echo=(*_OPENCLAW, "{options}"),
+        work=(*_OPENCLAW, "{options}"),
+        review=(*_OPENCLAW, "{options}"),
+        prompt="file",
+        reader="openclaw",
+        options={"model": _MODEL, "agent": ("--agent", "{}"), "thinking": ("--thinking", "{}")},
+        pass_env=("ANTHROPIC_API_KEY", "OPENAI_API_KEY"),
+    ),
+    "aider": Profile(
+        about="Aider, one message and out: `aider --message-file`",
+        program=("aider",),
+        echo=(*_AIDER, "--chat-mode", "ask"),
+        work=_AIDER,
+        review=(*_AIDER, "--chat-mode", "ask"),
+        prompt="file",
+        options={"model": _MODEL},
+        pass_env=("ANTHROPIC_API_KEY", "OPENAI_API_KEY"),
+        own_files=(".aider*", ".aider*/**"),
+    ),
+    "command": Profile(about="any command: the prompt on stdin, its answer as text on stdout"),
+}

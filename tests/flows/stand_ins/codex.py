@@ -1,0 +1,73 @@
+"""Stands in for `codex exec --json … -`: the prompt on stdin, thread, turn and item events on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(__file__))
+import acting
+
+
+def tell(kind: str, **more: Any) -> None:
+    print(json.dumps({"type": kind, **more}), flush=True)
+
+
+def item(kind: str, number: int, state: str = "completed", **more: Any) -> None:
+    tell(f"item.{state}", item={"id": f"item_{number}", "type": kind, **more})
+
+
+def command(number: int, line: str, output: str, code: int) -> None:
+    item(
+        "command_execution", number, "started", command=line, aggregated_output="", exit_code=None, status="in_progress"
+    )
+    status = "failed" if code else "completed"
+    item("command_execution", number, command=line, aggregated_output=output, exit_code=code, status=status)
+
+
+def work() -> None:
+    command(2, f"bash -lc '{acting.TEST}'", f"1 failed\n{os.environ.get('CODEX_API_KEY', '')}", 1)
+    path = acting.edit()
+    item("file_change", 3, changes=[{"path": os.path.abspath(path), "kind": "add"}], status="completed")
+    item("todo_list", 4, "updated", items=[{"text": "greet", "completed": True}])
+    command(5, f"bash -lc '{acting.TEST}'", "2 passed", 0)
+    tell("item.surprise", item={"id": "item_9", "type": "of_a_later_version"})
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--version"]:
+        print("codex-cli 0.99.0")
+        return 0
+    parser = argparse.ArgumentParser(prog="codex exec")
+    parser.add_argument("exec", choices=["exec"])
+    parser.add_argument("--json", action="store_true", required=True)
+    parser.add_argument("--color", choices=["always", "never", "auto"])
+    parser.add_argument("--skip-git-repo-check", action="store_true")
+    parser.add_argument("--model")
+    parser.add_argument("--sandbox", choices=["read-only", "workspace-write", "danger-full-access"])
+    parser.add_argument("prompt", choices=["-"])
+    given = parser.parse_args()
+    prompt = sys.stdin.read()
+    part = acting.part_of(prompt)
+    if given.sandbox != ("workspace-write" if part == "work" else "read-only"):
+        return acting.wrong_use(f"{part} in {given.sandbox}")
+    tell("thread.started", thread_id="0199a213-81c0-7800-8aa1-bbab2a035a53")
+    tell("turn.started")
+    if acting.MODE == "broken":
+        tell("turn.failed", error={"message": "401 Unauthorized"})
+        return 1
+    item("reasoning", 0, text="**Reading the task**")
+    if acting.MODE == "early" and part == "echo":
+        acting.edit(early=True)
+    if part == "work":
+        work()
+    item("agent_message", 6, text=acting.answer(prompt))
+    tell("turn.completed", usage={"input_tokens": 24763, "cached_input_tokens": 24448, "output_tokens": 122})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
