@@ -243,8 +243,8 @@ class Work:
             request_text=task.request_text if task.request_text is not None else load(task.blob or ""),
             correlation_id=task.correlation_id,
             attempt=self.attempt.attempt,
-            dispatch=internalise(plain(self.dispatch), load),
-            result=internalise(plain(result), load) if result is not None else None,
+            dispatch=internalise(plain(self.dispatch), load, named=False),
+            result=internalise(plain(result), load, named=False) if result is not None else None,
             options=agent.options,
         )
 

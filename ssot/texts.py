@@ -33,16 +33,21 @@ def _externalise(value: Any, blobs: dict[str, bytes]) -> Any:
     return out
 
 
-def internalise(value: Any, load: Callable[[str], str]) -> Any:
-    """The opposite: put every blob's text back in its place. `load` gives the text of a digest."""
+def internalise(value: Any, load: Callable[[str], str], *, named: bool = True) -> Any:
+    """The opposite: put every blob's text back in its place. `load` gives the text of a digest.
+
+    `named`: whether the digest stays beside it. Not for who has to repeat a part: it has a text, or the digest of one.
+    """
     if isinstance(value, list | tuple):
-        return [internalise(item, load) for item in value]
+        return [internalise(item, load, named=named) for item in value]
     if not isinstance(value, dict):
         return value
-    out = {key: item if key in KEPT_WHOLE else internalise(item, load) for key, item in value.items()}
+    out = {key: item if key in KEPT_WHOLE else internalise(item, load, named=named) for key, item in value.items()}
     blob = value.get("blob")
     if isinstance(blob, str):
         for key in _TEXT_FIELDS & value.keys():
             if value[key] is None:
                 out[key] = load(blob)
+                if not named:
+                    del out["blob"]
     return out

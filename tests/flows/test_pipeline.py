@@ -23,7 +23,7 @@ from ssot.claims import is_claimed, try_claim
 from ssot.intents import Approve, Create, Dispatch, EndAttempt, Reject, SendAck
 from ssot.states import stage_of
 from ssot.store import Refused
-from ssot.task import AckBody, Echo
+from ssot.task import AckBody, Criterion, Echo
 from tests.flows.conftest import CRITERIA, Made, add_task, settings_for, told
 
 HAPPY = ["task_created", "task_dispatched", "ack_received", "result_received", "verdict_received"]
@@ -90,6 +90,16 @@ def test_what_a_reviewer_does_ends_in_a_name_and_never_in_approval(open_workspac
     outcome = run(workspace, Order("fake-inproc", f"fake:mode={mode}"))
     assert outcome.name == REVIEWER_ENDS[mode]
     assert workspace.store.task("T-1").status == ("needs_review" if outcome.ok else "pending")
+
+
+def test_a_criterion_that_is_kept_outside_the_document_is_told_whole_and_repeated_whole(workspace: Workspace) -> None:
+    long = "the same in other words. " * 2000
+    workspace.store.commit("T-1", Create(long, acceptance_criteria=(Criterion(id="AC-1", text=long),)), actor="alice")
+    assert run(workspace, Order()).name == "NeedsReview"
+    run_again = Reject(reason=long)
+    workspace.store.commit("T-1", run_again, actor="alice")
+    assert run(workspace, again(workspace.store.task("T-1"))).name == "NeedsReview"
+    assert len(list(workspace.store.blobs.folder.iterdir())) >= 1
 
 
 def test_a_refused_result_says_why_in_the_log_and_in_the_outcome(workspace: Workspace) -> None:
