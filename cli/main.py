@@ -16,6 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from cli import (
+    accept,
     agents,
     audit_log,
     decisions,
@@ -98,6 +99,7 @@ for part in (
     evidence,
     load,
     webhook,
+    accept,
     doctor,
 ):
     part.add_to(app)

@@ -194,14 +194,11 @@ class Runs:
 
     def load(self, run_id: str) -> RunRecord:
         """One record. Raises OSError, ValueError."""
-        raw, _ = read_regular(self.path(run_id) / RECORD)
-        return RunRecord.model_validate(orjson.loads(raw), strict=False)
+        return _read(self.path(run_id))
 
     def all(self) -> Iterator[RunRecord]:
         """Every record that can be read, oldest first."""
-        for folder in sorted(self.folder.glob("*-*"), key=lambda one: one.name.split("-")[1:]):
-            with suppress(OSError, ValueError, ValidationError):
-                yield self.load(folder.name)
+        yield from records(self._store.home)
 
     def mark_crashed(self) -> list[str]:
         """Mark the runs whose process is gone; gives their ids. Only one process does so at a time."""
@@ -217,6 +214,19 @@ class Runs:
     def _write(self, record: RunRecord) -> None:
         body = record.model_dump(mode="json", by_alias=True)
         replace_file(self.path(record.run_id) / RECORD, orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def records(home: Path) -> Iterator[RunRecord]:
+    """Every record of a workspace that can be read, oldest first. Opens nothing else."""
+    for folder in sorted((home / FOLDER).glob("*-*"), key=lambda one: one.name.split("-")[1:]):
+        if RUN_ID.fullmatch(folder.name):
+            with suppress(OSError, ValueError, ValidationError):
+                yield _read(folder)
+
+
+def _read(folder: Path) -> RunRecord:
+    raw, _ = read_regular(folder / RECORD)
+    return RunRecord.model_validate(orjson.loads(raw), strict=False)
 
 
 def started(record: RunRecord) -> Draft:

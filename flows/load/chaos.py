@@ -7,39 +7,28 @@ that was acknowledged must be in the log, the log must verify, and replaying it 
 from __future__ import annotations
 
 import itertools
-import os
-import secrets
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
-
-from pydantic import SecretStr
+from typing import Any, Final
 
 from audit import log as audit_log
 from audit.files import Busy, StorageFailed
 from audit.stamp import Clock
-from flows.load import place
 from flows.load.plan import Plan
 from flows.load.prepare import KEEPER, new_task
-from flows.load.session import SOURCE, Asked
+from flows.load.session import SOURCE
+from flows.playground import Playground, end
 from ssot import replay
 from ssot.intents import Dispatch
 from ssot.settings import Settings
 from ssot.states import OPEN
 from ssot.store import Refused, Store
 
-_CODE: Final = Path(__file__).parents[2]
 _START_S: Final = 30.0
 _SETTLE_S: Final = 15.0
 _FULL_S: Final = 1.0
@@ -47,68 +36,6 @@ _JUMP_S: Final = -3600.0
 _ADOPT_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 5.0
 _DECISIONS: Final = frozenset({"task_approved", "task_rejected", "reject_lock"})
-
-
-class Playground:
-    """A workspace of its own with an API and a dispatcher, which trouble may kill. Removed where everything held."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="kircerta-chaos-"))
-        key = SecretStr(secrets.token_urlsafe(48))
-        self.port = _free_port()
-        update: dict[str, Any] = {"home": self.home, "jwt_secret": key, "token": None, "prefect_api_url": None}
-        self.settings = settings.model_copy(update={**update, "api_url": f"http://127.0.0.1:{self.port}"})
-        self.is_worth_keeping = False
-        self._environment = _environment(self.home, key)
-        self.api: subprocess.Popen[bytes] | None = None
-        self.dispatcher: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start_api()
-        self.start_dispatcher()
-        self.await_api()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for process in (self.api, self.dispatcher):
-            _end(process)
-        if not self.is_worth_keeping:
-            shutil.rmtree(self.home, ignore_errors=True)
-
-    def prepare(self, wanted: Asked) -> None:
-        """The run meets this place's API, with a token that this place's key signs."""
-        wanted.plan = wanted.plan.model_copy(update={"base_url": self.settings.api_url})
-        wanted.token = place.token_for(self.settings, wanted.plan.duration_s)
-        wanted.trouble = Chaos(self.settings, wanted.plan, self)
-
-    def start_api(self) -> None:
-        self.api = self._started("api", "--port", str(self.port))
-
-    def start_dispatcher(self) -> None:
-        self.dispatcher = self._started("flows", "dispatcher")
-
-    def _started(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self.home / f".{arguments[0]}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments],
-                cwd=_CODE,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def await_api(self) -> None:
-        """Raises NotHere."""
-        until = time.monotonic() + _START_S
-        while time.monotonic() < until and self.api is not None and self.api.poll() is None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                probe.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-                if b" 200 " in probe.recv(64):
-                    return
-            time.sleep(0.05)
-        raise place.NotHere(f"the API of the run's own workspace {self.home} did not start")
 
 
 class Chaos:
@@ -184,7 +111,7 @@ class Chaos:
 
     def _kill_api(self) -> None:
         assert self._ours is not None
-        _end(self._ours.api, signal.SIGKILL)
+        end(self._ours.api, signal.SIGKILL)
         self._ours.start_api()
         self._ours.await_api()
 
@@ -196,7 +123,7 @@ class Chaos:
             task_id, Dispatch(f"d-{task_id}", executor="fake-inproc", reviewer="fake-inproc"), actor=KEEPER
         )
         self._dispatched.append(task_id)
-        _end(self._ours.dispatcher, signal.SIGKILL)
+        end(self._ours.dispatcher, signal.SIGKILL)
         self._ours.start_dispatcher()
 
     def _fill_disk(self) -> None:
@@ -288,27 +215,3 @@ class Chaos:
                 self._problems.append(f"replay: {name}: {', '.join(found[:5])}")
         if replayed.problem:
             self._problems.append(f"replay: {replayed.problem}")
-
-
-def _environment(home: Path, key: SecretStr) -> dict[str, str]:
-    """What the run's own servers see: nothing of the settings of this process but where things are installed."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIRCERTA_", "PREFECT_"))}
-    return {**kept, "KIRCERTA_HOME": str(home), "KIRCERTA_JWT_SECRET": key.get_secret_value()}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _end(process: subprocess.Popen[bytes] | None, number: signal.Signals = signal.SIGTERM) -> None:
-    """End a process of ours."""
-    if process is None or process.poll() is not None:
-        return
-    process.send_signal(number)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

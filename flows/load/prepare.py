@@ -168,7 +168,8 @@ def ack_of(task: Task) -> SendAck:
     return SendAck(body)
 
 
-def _result_of(task: Task) -> SendResult:
+def result_of(task: Task) -> SendResult:
+    """A delivery that fits what was told."""
     dispatch = told(task)
     operation = Operation(
         op_id="OP-1",
@@ -192,15 +193,16 @@ def _result_of(task: Task) -> SendResult:
     )
 
 
-def _verdict_of(task: Task) -> SendVerdict:
+def verdict_of(task: Task) -> SendVerdict:
+    """A verdict that lets it through to the gate."""
     return SendVerdict(VerdictBody(dispatch_id=told(task).dispatch_id, decision="approve", summary="Both are met."))
 
 
 _MOVES: Final[dict[Stage, Callable[[Task], Intent]]] = {
     "new": lambda task: _dispatch(),
     "dispatched": ack_of,
-    "acknowledged": _result_of,
-    "delivered": _verdict_of,
+    "acknowledged": result_of,
+    "delivered": verdict_of,
 }
 
 
