@@ -73,6 +73,7 @@ KINDS: Final[dict[str, Kind]] = {
     "log_recovered": Kind("A torn tail of the log was put aside and cut off."),
     "run_started": Kind("A load run, or the calibration of a reviewer, began."),
     "run_finished": Kind("Such a run is over, or was found dead; the event says how it ended."),
+    "run_removed": Kind("The folder of such a run was removed: it was old, and nobody had asked to keep it."),
 }
 
 

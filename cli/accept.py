@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,12 +58,26 @@ def accept(
     if unknown:
         raise WrongUse(f"--module {unknown[0]}: it is one of {', '.join(MODULES)}")
     command = _command(api) if api is not None else API_COMMAND
-    with live() as show:
+    with live() as show, _ending_cleanly():
         found = carry_out(given, names, show=show, command=command)
         html = _page(given.home, show) if page else None
     put_json(found.model_dump(mode="json")) if json else _tell(found, html)
     if not found.ok:
         raise typer.Exit(Failure.code)
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with the servers that it started."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _command(given: str) -> tuple[str, ...]:
@@ -99,6 +116,7 @@ def _tell(found: Acceptance, html: Path | None) -> None:
     for of in found.modules:
         held = sum(check.ok for check in of.checks)
         say(f"{of.name}: {held} of {len(of.checks)} hold, {of.seconds:.0f} s", "green" if of.ok else "red")
-    say("ACCEPTED" if found.ok else "NOT ACCEPTED", "green" if found.ok else "red")
+    only = f", of what was run; not run: {', '.join(found.not_run)}" if found.not_run else ""
+    say(("ACCEPTED" if found.ok else "NOT ACCEPTED") + only, "green" if found.ok else "red")
     if html is not None:
         say(str(html))

@@ -17,7 +17,7 @@ from audit.mac import MacKey
 from audit.stamp import Clock
 from flows.backfill import redelivery_requested
 from flows.github import Failed, Hook, HookDelivery
-from ssot import alarms, intents, runs
+from ssot import alarms, intents, retention, runs
 from ssot.ingest import github, telegram, xcode
 from ssot.ingest.delivery import Delivery
 from ssot.rules import Policy
@@ -195,7 +195,9 @@ class _Scene:
             thresholds=bounds,
         )
         self._store.note(runs.started(record))
-        self._store.note(runs.finished(record.model_copy(update={"state": "finished", "outcome": "pass"})))
+        over = record.model_copy(update={"state": "finished", "outcome": "pass"})
+        self._store.note(runs.finished(over))
+        self._store.note(retention.removed(over.model_copy(update={"finished_at": record.started_at})))
 
     def deliveries(self) -> None:
         """What comes from outside: an issue, its newer and an older version, a comment, builds, chat messages."""

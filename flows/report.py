@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -17,6 +12,7 @@ from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict
 
 from flows import exhibits
+from flows.command import carry_out
 from flows.workspace import current
 from ssot.settings import Settings
 
@@ -76,41 +72,13 @@ async def _report(what: str, *options: str) -> State[Any]:
 
 async def write_report(settings: Settings, what: str, *options: str) -> Made:
     """Have the command write a report. Raises ReportFailed. Nothing is left running, whatever ends this."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli.main", "report", "--json", *options, "--", what),
-        env=_environment(settings),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     try:
-        out, said = await asyncio.wait_for(process.communicate(), LONGEST_S)
+        said = await carry_out(settings, "report", "--json", *options, "--", what, longest_s=LONGEST_S)
     except TimeoutError:
         raise ReportFailed(f"the report of {what} took longer than {LONGEST_S} s") from None
-    finally:
-        await asyncio.shield(_ended(process))
-    if process.returncode != 0:
-        raise ReportFailed(
-            said.decode(errors="replace").strip().rpartition("\n")[2] or f"exit code {process.returncode}"
-        )
-    return Made.model_validate(orjson.loads(out))
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Its own end, else one that it is asked for, so that it can end its kernel; else it is killed."""
-    for signal_, patience_s in ((signal.SIGINT, 5.0), (signal.SIGKILL, None)):
-        if process.returncode is not None:
-            return
-        with suppress(ProcessLookupError):
-            process.send_signal(signal_)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), patience_s)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """What the command needs, and no secret: it reads files, and asks nobody."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIRCERTA_", "PREFECT_"))}
-    return {**kept, "KIRCERTA_HOME": str(settings.home)}
+    if said.code != 0:
+        raise ReportFailed(said.last_word)
+    return Made.model_validate(orjson.loads(said.out))
 
 
 def page_of(made: Made, api_url: str) -> str:

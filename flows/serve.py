@@ -16,19 +16,22 @@ from ssot.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.schedules import Schedule
 
 NAME: Final = "kircerta"
-_SCHEDULED: Final[dict[str, timedelta]] = {
+_SCHEDULED: Final[dict[str, timedelta | str]] = {
     "dispatch_pending": timedelta(minutes=1),
     "watchdog": timedelta(minutes=1),
     "drain_inbox": timedelta(minutes=1),
     "poll_telegram": timedelta(minutes=10),  # as long as a run polls: the next one goes on
     "backfill_github": timedelta(minutes=10),
     "sign_head": timedelta(minutes=1),
-    "soak": timedelta(weeks=1),
+    "soak": "0 3 * * SAT",
     "report_audit": timedelta(hours=1),
+    "acceptance": "30 2 * * *",
+    "prune_runs": "30 6 * * *",
 }
-"""How often what has a schedule is meant to run, once somebody switches it on."""
+"""How often, or when (cron, UTC), what has a schedule is meant to run, once somebody switches it on."""
 _TAGS: Final[dict[str, str]] = {
     "dispatch_task": "dispatch",
     "dispatch_pending": "dispatch",
@@ -46,12 +49,13 @@ _TAGS: Final[dict[str, str]] = {
     "calibrate_reviewer": "review",
     "report_run": "report",
     "report_audit": "report",
+    "acceptance": "acceptance",
+    "prune_runs": "retention",
 }
 
 
 async def deployments(settings: Settings) -> list[RunnerDeployment]:
     """One deployment a flow. Those with a schedule have it switched off: people switch it on in the UI."""
-    from prefect.schedules import Schedule
     from prefect.types.entrypoint import EntrypointType
 
     name = await _free_name(settings)
@@ -60,7 +64,7 @@ async def deployments(settings: Settings) -> list[RunnerDeployment]:
     for flow in all_flows():
         is_new = flow.name in _SCHEDULED and flow.name not in known
         # Only a new deployment gets its schedule: switched on by a person, it stays on.
-        schedules = [Schedule(interval=_SCHEDULED[flow.name], active=False)] if is_new else None
+        schedules = [_schedule(_SCHEDULED[flow.name])] if is_new else None
         made.append(
             await flow.ato_deployment(
                 name=name,
@@ -73,6 +77,13 @@ async def deployments(settings: Settings) -> list[RunnerDeployment]:
             )
         )
     return made
+
+
+def _schedule(when: timedelta | str) -> Schedule:
+    """A schedule that is switched off."""
+    from prefect.schedules import Schedule
+
+    return Schedule(cron=when, active=False) if isinstance(when, str) else Schedule(interval=when, active=False)
 
 
 async def _free_name(settings: Settings) -> str:
@@ -105,11 +116,13 @@ async def _known(name: str) -> set[str]:
 
 def all_flows() -> list[Any]:
     """Every flow that is served."""
+    from flows.accept.deployed import acceptance
     from flows.calibration.deployed import calibrate_reviewer
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
     from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
     from flows.load.deployed import chaos, flood, soak, stress
+    from flows.prune_runs import prune_runs
     from flows.report import report_audit, report_run
     from flows.sign_head import sign_head
     from flows.watchdog import watchdog
@@ -117,7 +130,8 @@ def all_flows() -> list[Any]:
     dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
     ingesting = [poll_telegram, backfill_github, drain_inbox]
     loading, reporting = [soak, flood, stress, chaos], [report_run, report_audit]
-    return [*dispatching, watchdog, *ingesting, sign_head, *loading, calibrate_reviewer, *reporting]
+    ours = [*loading, calibrate_reviewer, *reporting, acceptance, prune_runs]
+    return [*dispatching, watchdog, *ingesting, sign_head, *ours]
 
 
 def serve_deployments(settings: Settings) -> None:

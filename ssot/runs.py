@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from audit.event import Draft
 from audit.files import FileLock, StorageFailed, read_regular, replace_file
-from audit.stamp import rfc3339
+from audit.stamp import rfc3339, seconds_of
 from ssot import alarms
 from ssot.task import Part
 
@@ -35,6 +35,8 @@ Outcome = Literal["pass", "fail", "invalid"]
 FOLDER: Final = Path("reports") / "runs"
 RECORD: Final = "run.json"
 ACTOR: Final = "load"
+LONG_SOAK_S: Final = 7200.0
+"""What takes two hours to show is shown by a soak of two hours only."""
 RUN_ID: Final = re.compile(r"(soak|flood|stress|chaos|calibration)-\d{8}T\d{6}Z-[0-9a-f]{6}", re.ASCII)
 _OWN_TASK: Final = re.compile(rf"load-{RUN_ID.pattern}-.+", re.ASCII)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -227,6 +229,22 @@ def records(home: Path) -> Iterator[RunRecord]:
 def _read(folder: Path) -> RunRecord:
     raw, _ = read_regular(folder / RECORD)
     return RunRecord.model_validate(orjson.loads(raw), strict=False)
+
+
+def long_soaks(home: Path) -> list[RunRecord]:
+    """The soaks of two hours or more that came to their end, oldest first."""
+    found = (one for one in records(home) if one.kind == "soak" and lasted_s(one) >= LONG_SOAK_S)
+    return [one for one in found if one.state == "finished" and not one.interrupted]
+
+
+def lasted_s(record: RunRecord) -> float:
+    """For how long a run was under load: what it measured, else what its record's times leave for it."""
+    if "lasted_s" in record.measures:
+        return record.measures["lasted_s"]
+    if record.finished_at is None:
+        return 0.0
+    between = seconds_of(record.finished_at) - seconds_of(record.started_at)
+    return min(float(record.config.get("duration_s", 0.0)), between)
 
 
 def started(record: RunRecord) -> Draft:

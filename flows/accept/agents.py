@@ -92,9 +92,9 @@ def checks(on: Ground) -> Checks:
     with on_prefect.starting(on) as server:
         outcomes = asyncio.run(_play_all(on))
         for mode, says in EXECUTOR_MODES.items():
-            yield f"an executor that {says}", _ended(on, outcomes, f"executor-{mode}", EXECUTORS.get(mode))
+            yield f"executor `{mode}`: {says}", _ended(on, outcomes, f"executor-{mode}", EXECUTORS.get(mode))
         for mode, says in REVIEWER_MODES.items():
-            yield f"a reviewer that {says}", _ended(on, outcomes, f"reviewer-{mode}", REVIEWERS.get(mode))
+            yield f"reviewer `{mode}`: {says}", _ended(on, outcomes, f"reviewer-{mode}", REVIEWERS.get(mode))
         yield "over HTTP: a wrong ACK is refused and the right one taken after it", lambda: _remote_ack(on)
         yield "over HTTP: only who acknowledged delivers, and only inside the scope", lambda: _remote_result(on)
         yield "over HTTP: the executor does not review, a verdict points at what there is", lambda: _remote_verdict(on)

@@ -66,6 +66,7 @@ def carry_out(
         git_dirty=dirty,
         evidence=str(record.EVIDENCE),
         modules=tuple(found),
+        not_run=tuple(name for name in MODULES if name not in chosen),
     )
     record.save(settings.home, accepted)
     return accepted

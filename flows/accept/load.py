@@ -5,15 +5,13 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final
 
-from audit.stamp import seconds_of
 from flows.accept.ground import Broken, Checks, Ground, NotShown, expect
 from flows.accept.record import Check
 from flows.load import runs
-from ssot.runs import Bound, Kind, RunRecord, records
+from ssot.runs import Bound, Kind, RunRecord, lasted_s, long_soaks
 from ssot.settings import Settings
 
 SECRETS: Final = {"github_secret": secrets.token_urlsafe(24)}
-LONG_S: Final = 7200.0
 LONG: Final = "a soak of two hours or more held everything"
 NOT_SHOWN: Final = (
     "what only shows over minutes and hours (leaks, rare stalls, a p99 worth its name): these runs last seconds",
@@ -38,15 +36,15 @@ def checks(on: Ground) -> Checks:
     """Two checks a run: what may never break, and how long things took."""
     made: dict[Kind, RunRecord] = {}
     yield (
-        "100 readers, 10 deciders and 50 streams at once: nothing is lost",
+        "stress, 100 readers, 10 deciders and 50 streams at once: nothing is lost",
         lambda: _nothing_lost(_run(on, made, "stress")),
     )
-    yield "… both alarms that are provoked meanwhile stand in the log", lambda: _alarms(_run(on, made, "stress"))
-    yield "… reads, decisions and streams keep their times", lambda: _in_time(_run(on, made, "stress"))
-    yield "50 bad signatures a second: none is taken", lambda: _nothing_lost(_run(on, made, "flood"))
-    yield "… reads keep their times meanwhile", lambda: _in_time(_run(on, made, "flood"))
+    yield "stress: both alarms that are provoked meanwhile stand in the log", lambda: _alarms(_run(on, made, "stress"))
+    yield "stress: reads, decisions and streams keep their times", lambda: _in_time(_run(on, made, "stress"))
+    yield "flood, 50 bad signatures a second: none is taken", lambda: _nothing_lost(_run(on, made, "flood"))
+    yield "flood: reads keep their times meanwhile", lambda: _in_time(_run(on, made, "flood"))
     yield (
-        "servers killed, a full disk, a clock that jumps, files edited: every acknowledged decision stands",
+        "chaos, servers killed, a full disk, files edited: every acknowledged decision stands",
         (lambda: _nothing_lost(_run(on, made, "chaos"))),
     )
 
@@ -68,7 +66,7 @@ def _nothing_lost(record: RunRecord) -> str:
     problems = "; ".join((record.chaos or {}).get("problems", ())[:3])
     expect(not broken, f"{_where(record)}: {_told(broken)} {problems}".strip())
     done = sum((record.chaos or {}).get("done", {}).values())
-    trouble = f"{done} kinds of trouble made; " if record.chaos else ""
+    trouble = f"trouble was made {done} times; " if record.chaos else ""
     count = ", ".join(f"{figures.count} {name}" for name, figures in record.results.items())
     return f"{_where(record)}: {count}; {trouble}{_told(bounds)}"
 
@@ -96,6 +94,8 @@ def _in_time(record: RunRecord) -> str:
 
 def _where(record: RunRecord) -> str:
     first, last = record.log_seq or (0, 0)
+    if record.kind == "chaos":
+        return f"{record.run_id} ({last - first} events in a workspace of its own)"
     return f"{record.run_id} (seq {first} to {last})"
 
 
@@ -108,8 +108,7 @@ def _told(bounds: list[Bound]) -> str:
 
 def long_soak(settings: Settings) -> tuple[list[Check], list[str]]:
     """The check of the workspace's newest soak of two hours or more, else what is not shown."""
-    long = [one for one in records(settings.home) if one.kind == "soak" and lasted_s(one) >= LONG_S]
-    done = [one for one in long if one.state == "finished" and not one.interrupted]
+    done = long_soaks(settings.home)
     passed = [one for one in done if one.outcome == "pass"]
     if not passed:
         others = ", ".join(f"{one.run_id} is {one.outcome}" for one in done[-3:])
@@ -122,13 +121,3 @@ def long_soak(settings: Settings) -> tuple[list[Check], list[str]]:
     commit = (newest.git_commit or "unknown")[:12] + (", changed" if newest.git_dirty else "")
     lasted = f"{lasted_s(newest) / 3600:.2f} h, commit {commit}, {_where(newest)}"
     return [Check(name=LONG, ok=True, detail=lasted + "".join(later[-1:]))], []
-
-
-def lasted_s(record: RunRecord) -> float:
-    """For how long a run was under load: what it measured, else what its record's times leave for it."""
-    if "lasted_s" in record.measures:
-        return record.measures["lasted_s"]
-    if record.finished_at is None:
-        return 0.0
-    between = seconds_of(record.finished_at) - seconds_of(record.started_at)
-    return min(float(record.config.get("duration_s", 0.0)), between)

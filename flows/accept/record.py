@@ -34,7 +34,7 @@ class Module(Part):
 
 
 class Acceptance(Part):
-    """`reports/acceptance.json`. `ok` where every check of every module holds."""
+    """`reports/acceptance.json`. `ok` where every check of the modules that were run holds; `not_run` names the others."""
 
     started_at: str
     finished_at: str
@@ -44,6 +44,7 @@ class Acceptance(Part):
     git_dirty: bool | None
     evidence: str
     modules: tuple[Module, ...]
+    not_run: tuple[str, ...] = ()
 
 
 def save(home: Path, found: Acceptance) -> Path:

@@ -25,7 +25,7 @@ from flows.load.sender import Sender
 from flows.load.slopes import UNITS, slope_of
 from flows.load.thresholds import Expression
 from flows.load.watch import Watch
-from ssot.runs import Alarm, Figures, RunRecord, Runs, Slope, new_run_id, task_prefix
+from ssot.runs import LONG_SOAK_S, Alarm, Figures, RunRecord, Runs, Slope, new_run_id, task_prefix
 from ssot.settings import Settings
 from ssot.store import Store
 
@@ -39,7 +39,6 @@ _AT_HAND_S: Final = 4.0
 _LEAST_AT_HAND: Final = 10
 _CLOSED_AT_HAND: Final = 60
 _SENT_S: Final = 8.0
-_TWO_HOURS_S: Final = 7200.0
 _SLOPES: Final = {"rss": "rss_bytes", "fds": "fds"}
 _OVER_S: Final = 8.0
 
@@ -401,7 +400,7 @@ class _Run:
             found.append(f"{' and '.join(self.provocations.missing_types())}: the run was too short to provoke it")
         if watch.server_pid is None:
             found.append("the server's memory and files: its process cannot be seen")
-        if self.plan.kind == "soak" and self.plan.duration_s < _TWO_HOURS_S:
+        if self.plan.kind == "soak" and self.plan.duration_s < LONG_SOAK_S:
             found.append("what only shows over hours: this soak is shorter than two")
         return found + (list(trouble["not_shown"]) if trouble is not None else [])
 

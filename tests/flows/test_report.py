@@ -63,12 +63,12 @@ def test_a_report_that_cannot_be_written_fails_with_what_the_command_said(tmp_pa
 
 
 def test_no_secret_goes_to_the_process_that_writes_a_report(tmp_path: Path) -> None:
-    from flows.report import _environment
+    from flows.command import environment
 
     settings = settings_for(tmp_path, jwt_secret="a secret that is long enough for HS256")
     os.environ["KIRCERTA_TELEGRAM_TOKEN"] = "123:abc"
     try:
-        told = _environment(settings)
+        told = environment(settings)
     finally:
         del os.environ["KIRCERTA_TELEGRAM_TOKEN"]
     assert [name for name in told if name.startswith(("KIRCERTA_", "PREFECT_"))] == ["KIRCERTA_HOME"]
