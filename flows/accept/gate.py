@@ -152,7 +152,7 @@ def _idempotent(on: Ground) -> str:
     expect_refusal(on.decide("repeated", "reject", {"reason": "Never."}, **key), 422, "idempotency_mismatch")
     found = on.events("task_rejected", "repeated", since)
     expect(len(found) == 1, f"{len(found)} task_rejected in the log")
-    return f"seq {found[0].seq}: one task_rejected for two requests; another body: 422 idempotency_mismatch"
+    return f"seq {found[0].seq}: task_rejected, once for two requests; another body: 422 idempotency_mismatch"
 
 
 def _no_reason(on: Ground) -> str:

@@ -34,7 +34,7 @@ class Module(Part):
 
 
 class Acceptance(Part):
-    """`reports/acceptance.json`. `ok` where every check of the modules that were run holds; `not_run` names the others."""
+    """`reports/acceptance.json`. `ok` where all checks of the modules that were run hold; `not_run` has the others."""
 
     started_at: str
     finished_at: str
