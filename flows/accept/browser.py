@@ -41,8 +41,8 @@ def _watched(on: Ground, browser: Any) -> str:
         page.locator('#light[data-state="live"]').wait_for(timeout=_OPENS_MS)
         _badge(page, "Needs review").wait_for(timeout=_OPENS_MS)
     since = on.last_seq()
-    begun = time.monotonic()
     answer = on.decide(_TASK, "approve", {"reason": "Three windows are watching."})
+    begun = time.monotonic()
     expect(answer.status_code == 200, f"the approval was answered with {told(answer)}")
     for number, page in enumerate(pages, start=1):
         try:
