@@ -66,6 +66,7 @@ def everything(home: Path) -> dict[str, bytes]:
     mutating.result()
     verdict = intents.SendVerdict(builders.verdict_body(mutating.task), mutated=("M src/a.py",))
     _refused(lambda: mutating.do(verdict, REVIEWER))
+    store.note(Draft("run_removed", "retention", {"run_id": "r-1", "kind": "soak", "outcome": "pass"}))
     found: dict[str, bytes] = {}
     for event in builders.events(home):
         found.setdefault(event.type, event.line)

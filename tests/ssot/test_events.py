@@ -44,6 +44,7 @@ def test_each_line_is_a_cloud_event(kind: str, lines: dict[str, bytes]) -> None:
         "redelivery_requested",
         "run_started",
         "run_finished",
+        "run_removed",
         "auth_denied",
         "alert",
         "log_recovered",
