@@ -260,6 +260,13 @@ def test_on_prefect_decisions_start_runs_and_every_event_is_told(tmp_path: Path,
         ours = deployments(url, tmp_path)
         assert all(one["entrypoint"].startswith("flows.") and one["description"] for one in ours)
         assert {schedule["active"] for one in ours for schedule in one["schedules"]} == {False}
+        at = {one["entrypoint"].rpartition(".")[2]: one["schedules"][0]["schedule"] for one in ours if one["schedules"]}
+        assert {at[name]["cron"] for name in ("acceptance", "soak", "prune_runs")} == {
+            "30 2 * * *",
+            "0 3 * * SAT",
+            "30 6 * * *",
+        }
+        assert (at["report_audit"]["interval"], at["watchdog"]["interval"]) == (3600, 60)
     assert orjson.loads((tmp_path / ".kircerta" / "followed.json").read_bytes())["seq"] >= 10
     workspace.store.close()
 
