@@ -1,4 +1,4 @@
-"""How long load runs are kept: the only remover of `reports/runs/<run_id>/`. Log and tasks are never touched."""
+"""How long runs are kept: the only remover of `reports/runs/<run_id>/`. Log and tasks are never touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from audit.event import Draft
 from audit.files import FileLock
 from audit.stamp import seconds_of
-from ssot.runs import FOLDER, RUN_ID, Kind, RunRecord, is_alive, long_soaks, records
+from ssot.runs import FOLDER, RUN_ID, RunRecord, is_alive, long_soaks, records
 from ssot.store import Store
 
 BASELINES: Final = Path("reports") / "baselines.txt"
@@ -46,7 +46,7 @@ def removable(
             yield record
 
 
-def _counted(found: Sequence[RunRecord]) -> dict[Kind, int]:
+def _counted(found: Sequence[RunRecord]) -> dict[str, int]:
     return {kind: sum(one.kind == kind for one in found) for kind in {one.kind for one in found}}
 
 
