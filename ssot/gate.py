@@ -33,14 +33,14 @@ def is_owed_by(event: Event, following: Event) -> bool:
     return following.actor.startswith(POLICY_ACTOR) and following.type in ("task_approved", "task_rejected")
 
 
-def owed(task: Task, policy: Policy) -> Draft | None:
+def owed(task: Task, policy: Policy, *, low_risk: bool = True) -> Draft | None:
     """The event that must follow a task's last one, but may be missing after a crash; None when nothing is owed.
 
     A quorum that is met, a low-risk verdict, a deadline whose outcome is `expired`, the lock on rejects: each follows
-    from the document alone, so that whoever comes next says the same.
+    from the document alone, so that whoever comes next says the same. `low_risk`: whether low risk may decide now.
     """
     if task.status == "needs_review":
-        decided = _owed_decision(task, policy)
+        decided = _owed_decision(task, policy, low_risk=low_risk)
         return decided and Draft(*decided, task.task_id, task.correlation_id)
     return _owed_lock(task, policy)
 
@@ -58,7 +58,7 @@ _Owed = tuple[str, str, dict[str, Any]]
 """Type, actor and data of an event."""
 
 
-def _owed_decision(task: Task, policy: Policy) -> _Owed | None:
+def _owed_decision(task: Task, policy: Policy, *, low_risk: bool) -> _Owed | None:
     """The decision that the policy of the attempt demands; None while people have the word."""
     attempt, recorded = task.current, task.policy
     if attempt is None or attempt.verdict is None or recorded is None:
@@ -67,7 +67,7 @@ def _owed_decision(task: Task, policy: Policy) -> _Owed | None:
         return None
     if recorded.quorum > 1 and len(given := approvals_of(task)) >= recorded.quorum:
         return _owed_approval(attempt, given)
-    if is_waved_through(attempt, recorded):
+    if low_risk and is_waved_through(attempt, recorded):
         return _by_policy(task, "approved", attempt.verdict.at, "everything that it touches is of low risk")
     if attempt.overdue_at is not None and recorded.deadline_outcome == "expired":
         return _by_policy(task, "rejected", attempt.overdue_at, f"nobody decided by {deadline_of(attempt)}")

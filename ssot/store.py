@@ -22,7 +22,7 @@ from ssot import checkpoint, rules
 from ssot.alarms import Raised
 from ssot.ingest import delivery as deliveries
 from ssot.ingest.delivery import Delivered, Delivery
-from ssot.intents import Create, Dispatch, Intent, Terms
+from ssot.intents import Approve, Create, Dispatch, Intent, RemindOfDecision, Terms
 from ssot.known import Known, Planned
 from ssot.reconcile import Reconciler
 from ssot.rules import Policy, Refusal, Refused, Signs
@@ -30,6 +30,7 @@ from ssot.shown import TaskFiles
 from ssot.task import TASK_ID, Task, document_bytes, document_digest
 from ssot.terms import ProjectsFile, Reading, change_of, terms_for
 from ssot.texts import externalise
+from ssot.vouching import Voucher
 
 __all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings"]
 
@@ -90,6 +91,7 @@ class Store(Known):
         self._prepare()
         self.log = AuditLog(self.audit_folder, source=source, clock=clock, segment_bytes=self.settings.segment_bytes)
         self.projects_file = ProjectsFile(home)
+        self._voucher = Voucher(home, self.audit_folder, self.settings.mac_key)
         self._shown = TaskFiles(self)
         self._reconciler = Reconciler(self, self._shown)
         self._refused: dict[tuple[Any, ...], float] = {}
@@ -239,6 +241,8 @@ class Store(Known):
         task = self.task_or_none(task_id)
         if isinstance(intent, Dispatch) and task is not None:
             intent = replace(intent, terms=self._terms(task, transaction))
+        elif isinstance(intent, Approve | RemindOfDecision) and task is not None:
+            task = self._voucher.counted(task)
         return rules.decide(
             task_id,
             task,
@@ -400,6 +404,7 @@ class Store(Known):
                     transaction.begin(self._take_in)
             self._note_seen()
             self._shown.standing.clear()
+            self._voucher.left_to_the_server = False
             self._finish_others(transaction)
             try:
                 yield transaction
@@ -423,9 +428,9 @@ class Store(Known):
             names = [e.subject for e in self.events(transaction.applied) if e.subject in self.view.entries if e.subject]
             suspects = names
         due = {
-            task_id: lock
+            task_id: draft
             for task_id in suspects
-            if (lock := rules.owed(self.task(task_id), self.settings.policy)) is not None
+            if (draft := self._voucher.owed(self.task(task_id), self.settings.policy)) is not None
         }
         untouchable = self._reconcile(sorted({*names, *due, *self._shown.behind}), transaction, quiet=True)
         self._record(list(due.values()), transaction, hold_back=untouchable)
@@ -446,7 +451,9 @@ class Store(Known):
         return [task_id for task_id in waiting if b'"policy": {' in (self.document(task_id) or b"")]
 
     def _mark_applied(self, transaction: Transaction) -> None:
-        """Tell the next holder of the lock that the files show the log, if they do."""
+        """Tell the next holder of the lock that the files show the log, if they do, and nothing is left to it."""
+        if self._voucher.left_to_the_server:
+            return
         if not self._shown.behind and not self._astray and transaction.applied != self._reader.place.seq:
             transaction.mark_applied()
 
@@ -482,7 +489,7 @@ class Store(Known):
             plans.append(plan)
             place = audit_log.after(plan.event)
             if plan.event.type in rules.OWING and plan.task is not None:
-                due = rules.owed(plan.task, self.settings.policy)
+                due = self._voucher.owed(plan.task, self.settings.policy, plan.event)
                 waiting[:0] = [due] if due else []
         return plans
 

@@ -94,7 +94,7 @@ export const GROUPS = {
   work: ["Without heartbeats", (type) => type !== "heartbeat"],
   decisions: [
     "Decisions",
-    (type) => ["task_approved", "task_rejected", "approval_given", "reject_lock", "task_unlocked"].includes(type),
+    (type) => /^(task_(approved|rejected|unlocked)|approval_given|reject_lock|decision_)/.test(type),
   ],
   agents: ["Agents", (type) => /^(task_(re)?dispatched|ack_|heartbeat|result_|verdict_|attempt_|scope_|fidelity_)/.test(type)],
   trouble: ["Refusals and warnings", (type) => ["bad", "warn"].includes(toneOf(type))],
@@ -135,6 +135,21 @@ export function saying(event) {
     case "task_approved":
     case "task_rejected":
       return said(short(data.decision?.reason ?? ""));
+    case "approval_given":
+      return said(joined(`${data.approvals} of ${data.quorum}`, short(data.approval?.reason)));
+    case "decision_reminder":
+      return said(`due ${data.due}, with ${data.approvals} of ${counted(data.quorum, "approval")}`);
+    case "decision_overdue":
+      return said(joined(`was due ${data.due}`, data.outcome === "expired" ? "expired" : "still waits"));
+    case "projects_changed":
+      return said(data.problem ? short(data.problem) : Object.keys(data.projects ?? {}).join(", ") || "no projects");
+    case "redelivery_requested":
+      return said(joined(data.hook, data.delivery_id));
+    case "command_recorded":
+      return said(short(`/${data.command} ${data.argument ?? ""}`.trimEnd()));
+    case "run_started":
+    case "run_finished":
+      return said(joined(data.kind, data.outcome ?? data.state, data.run_id));
     case "task_unlocked":
       return said(short(data.unlocked?.reason ?? data.reason ?? ""));
     case "reject_lock":
