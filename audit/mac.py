@@ -20,6 +20,10 @@ from audit.files import NotRegular
 
 DECISIONS: Final = frozenset({"approval_given", "task_approved", "task_rejected", "task_unlocked"})
 """Events that only the server may write."""
+GROUNDS: Final = frozenset(
+    {"task_dispatched", "task_redispatched", "ack_received", "result_received", "verdict_received"}
+)
+"""Events that a decision rests on which nobody looks at: marked, too, where a policy may decide by itself."""
 ALGORITHM: Final = "HMAC-SHA256"
 _CONTEXT: Final = b"kircerta decision mac v1"
 _FOLDER: Final = Path(".secrets")

@@ -10,7 +10,7 @@ from audit.event import Draft, Event
 from audit.stamp import later, seconds_of
 from ssot import intents
 from ssot.messages import issues_problem, says_nothing, this_dispatch
-from ssot.past import identities, people_asking, people_barred, person, rejects_in_a_row
+from ssot.past import identities, people_asking, people_barred, rejects_in_a_row
 from ssot.ruling import Case, No, Policy, Ruling, told
 from ssot.states import stage_of
 from ssot.task import Approval, Attempt, Issue, RecordedPolicy, Task, plain, review_digest
@@ -217,7 +217,7 @@ def _check_four_eyes(case: Case) -> None:
     policy = case.known.policy
     if policy is None or not policy.four_eyes:
         return
-    if {person(name) for name in case.who} & people_asking(case.known):
+    if case.who & people_asking(case.known):
         raise No(
             "four_eyes",
             f"{case.actor} asked for {case.task_id}: the project {policy.project} wants somebody else to decide it",

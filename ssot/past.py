@@ -43,8 +43,8 @@ def people_asking(task: Task) -> frozenset[str]:
 
 
 def identities(by: str, on_behalf_of: str | None) -> frozenset[str]:
-    """Whom an act counts for: who did it, and on whose behalf."""
-    return frozenset({by} if on_behalf_of is None else {by, on_behalf_of})
+    """The persons whom an act counts for: who did it, and on whose behalf."""
+    return frozenset(person(name) for name in (by, on_behalf_of) if name is not None)
 
 
 def person(name: str) -> str:

@@ -87,7 +87,7 @@ class Case:
 
     @property
     def who(self) -> frozenset[str]:
-        """Whom the act counts for: who does it, and on whose behalf."""
+        """The persons whom the act counts for: who does it, and on whose behalf."""
         return identities(self.actor, self.on_behalf_of)
 
     @property

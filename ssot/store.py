@@ -30,7 +30,7 @@ from ssot.shown import TaskFiles
 from ssot.task import TASK_ID, Task, document_bytes, document_digest
 from ssot.terms import ProjectsFile, Reading, change_of, terms_for
 from ssot.texts import externalise
-from ssot.vouching import Voucher
+from ssot.vouching import Voucher, needs_a_mark
 
 __all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings"]
 
@@ -513,12 +513,12 @@ class Store(Known):
             )
         tasks[task_id] = task
         data["document_sha256"] = document_digest(document)
-        return Planned(self._sealed(placed), task, document)
+        return Planned(self._sealed(placed, task), task, document)
 
-    def _sealed(self, event: Event) -> Event:
+    def _sealed(self, event: Event, task: Task | None = None) -> Event:
         """The event with its line; values that do not fit 64 KiB move into one blob, largest first."""
         with suppress(ValueError):
-            marked = self._marked(event)
+            marked = self._marked(event, task)
             return replace(marked, line=encode(marked))
         data = event.data
         sizes = {key: len(orjson.dumps(value)) for key, value in data.items()}
@@ -533,13 +533,13 @@ class Store(Known):
             self.blobs.keep({name.removeprefix("sha256:"): raw})
             kept = {key: value for key, value in data.items() if key not in moved}
             event = replace(event, data={**kept, "blob": name, "in_blob": sorted(moved)})
-        event = self._marked(event)
+        event = self._marked(event, task)
         return replace(event, line=encode(event))
 
-    def _marked(self, event: Event) -> Event:
-        """A decision with the server's MAC; its key is kept first, for the time after this secret."""
+    def _marked(self, event: Event, task: Task | None) -> Event:
+        """What needs a mark, with the server's MAC; its key is kept first, for the time after this secret."""
         key = self.settings.mac_key
-        if key is None or event.type not in mac.DECISIONS:
+        if key is None or not needs_a_mark(event, task):
             return event
         with suppress(StorageFailed):  # the MAC counts as long as the secret does
             mac.keep(self.home, key)

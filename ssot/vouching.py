@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from audit import mac
 from audit.event import Draft, Event
@@ -13,9 +14,19 @@ from ssot import gate
 from ssot.ruling import Policy
 from ssot.task import Approval, Task
 
+_BEGINS: Final = frozenset({"task_dispatched", "task_redispatched"})
+
+
+def needs_a_mark(event: Event, task: Task | None) -> bool:
+    """Whether the server marks an event: each decision, and what the policy of `task` may decide on by itself."""
+    if event.type in mac.DECISIONS:
+        return True
+    policy = task.policy if task is not None and event.type in mac.GROUNDS else None
+    return policy is not None and not policy.human_gate
+
 
 class Voucher:
-    """Tells approvals that the server took from lines that another process appended.
+    """Tells what the server took from lines that another process appended.
 
     A workspace without any key marks nothing: there whatever the log says counts. In one that has a key, a process
     without the server's secret never decides in the server's stead; it leaves that to the server.
@@ -49,15 +60,16 @@ class Voucher:
     def owed(self, task: Task, policy: Policy, after: Event | None = None) -> Draft | None:
         """The event that must follow a task's last one: an approval only if it rests on nothing that is a stranger's.
 
-        `after`: the last one, where this very commit brings it. A verdict bears no mark: low risk decides in the
-        commit that takes it, and what a crash cut off there is left to people.
+        `after`: the last one, where this very commit brings it. Low risk decides only on an attempt of which the server
+        wrote every line; any other waits for people.
         """
         due = gate.owed(task, policy)
         if due is None or due.type != "task_approved" or not self._keys():
             return due
         brings = after.type if after is not None else ""
         counted = self.counted(task, own=int(brings == "approval_given"))
-        due = gate.owed(counted, policy, low_risk=brings == "verdict_received")
+        parts = 3 if brings == "verdict_received" else 4
+        due = gate.owed(counted, policy, low_risk=self._vouches_for_attempt(task.task_id, parts))
         if due is not None and due.type == "task_approved" and self._key is None:
             self.left_to_the_server = True
             return None
@@ -65,6 +77,17 @@ class Voucher:
 
     def _keys(self) -> list[MacKey]:
         return [*([self._key] if self._key is not None else []), *mac.kept(self._home)]
+
+    def _vouches_for_attempt(self, task_id: str, parts: int) -> bool:
+        """Whether the current attempt's lines in the log are one for each of its parts, and all bear a mark."""
+        lines: list[Event] = []
+        for event in events_of(self._folder, task_id):
+            if event.type in _BEGINS:
+                lines = [event]
+            elif event.type in mac.GROUNDS:
+                lines.append(event)
+        keys = self._keys()
+        return len(lines) == parts and all(any(key.holds(line) for key in keys) for line in lines)
 
     def _vouched(self, task_id: str, logged: tuple[Approval, ...], keys: Sequence[MacKey]) -> list[Approval]:
         """Each approval is of one line, in their order: the last lines are those of the current attempt."""

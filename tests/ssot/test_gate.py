@@ -144,6 +144,18 @@ def test_a_quorum_is_met_by_distinct_people_on_one_digest(tmp_path: Path) -> Non
     assert replay.check(tmp_path).ok
 
 
+def test_a_name_at_the_command_line_is_the_same_person_everywhere(tmp_path: Path) -> None:
+    walk = at_gate(tmp_path, quorum=2)
+    walk.approve("alice")
+    assert refusal(walk, intents.Approve(), "alice@cli").code == "already_approved"
+    assert refusal(walk, intents.Approve(), f"{builders.EXECUTOR}@cli").code == "self_approval"
+    walk.reject("bob")
+    walk.dispatch()
+    walk.ack("carol@cli")
+    walk.result("carol@cli")
+    assert refusal(walk, intents.SendVerdict(builders.verdict_body(walk.task)), "carol").code == "self_review"
+
+
 def test_an_approval_of_what_stood_before_counts_no_more(tmp_path: Path) -> None:
     walk = at_gate(tmp_path, quorum=2)
     before = review_digest(walk.task)

@@ -76,6 +76,25 @@ def test_a_whole_appended_quorum_brings_no_decision(tmp_path: Path) -> None:
     assert "task_approved" not in types(tmp_path, "T-1")
 
 
+@pytest.mark.parametrize("appended", ["dispatch", "ack", "result"])
+def test_low_risk_does_not_decide_on_an_attempt_with_an_appended_line(tmp_path: Path, appended: str) -> None:
+    """Such a line could name a policy that no project has, or call anything a low risk."""
+    walk_to(served(tmp_path), "T-0", "approved")
+    projects_file(tmp_path, **LOW_RISK)
+    walk_to(served(tmp_path), "T-1", "new", metadata={"project": "shop"})
+    for step in ("dispatch", "ack", "result", "verdict"):
+        getattr(stranger(tmp_path) if step == appended else Walk(served(tmp_path)), step)()
+    assert types(tmp_path, "T-1")[-1] == "verdict_received"
+
+
+def test_low_risk_decides_where_the_server_wrote_every_line(tmp_path: Path) -> None:
+    walk = delivered(tmp_path, **LOW_RISK)
+    walk.verdict()
+    assert status(walk) == "approved"
+    assert unmarked(tmp_path) == []
+    assert replay.check(tmp_path).ok
+
+
 def test_an_appended_verdict_of_low_risk_brings_no_decision(tmp_path: Path) -> None:
     walk = delivered(tmp_path, **LOW_RISK)
     stranger(tmp_path).verdict()
@@ -101,12 +120,16 @@ def test_a_deadline_that_expires_does_not_bring_what_was_appended_to_count(tmp_p
     assert types(tmp_path, "T-1")[-2:] == ["decision_overdue", "task_rejected"]
 
 
-def test_the_server_takes_up_the_decision_that_a_crash_of_its_own_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owing", ["approve", "verdict"])
+def test_the_server_takes_up_the_decision_that_a_crash_of_its_own_cut_off(tmp_path: Path, owing: str) -> None:
     """Whoever comes first without the secret leaves it to the server, also when that has a new one by now."""
-    walk = at_gate(tmp_path, quorum=2)
-    walk.approve("alice")
+    if owing == "approve":
+        walk = at_gate(tmp_path, quorum=2)
+        walk.approve("bob")
+    else:
+        walk = delivered(tmp_path, **LOW_RISK)
     before = {path: path.read_bytes() for path in (task_path(tmp_path, "T-1"), tmp_path / "audit" / ".lock")}
-    walk.approve("bob")
+    getattr(walk, owing)()
     walk.store.close()
     log = tmp_path / "audit" / "events.jsonl"
     *kept, decided = log.read_bytes().splitlines(keepends=True)
