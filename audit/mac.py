@@ -122,9 +122,11 @@ class DecisionCheck:
         self.problems: list[str] = []
 
     def look(self, line: bytes, body: dict[str, Any]) -> None:
-        if body.get("type") not in DECISIONS:
+        data = body.get("data")
+        claims = body.get("type") in GROUNDS and isinstance(data, dict) and "mac" in data
+        if body.get("type") not in DECISIONS and not claims:
             return
-        self.decisions += 1
+        self.decisions += not claims
         wrong = self._wrong_with(line, body)
         if wrong is not None:
             who = f"{body['type']} of {body.get('subject')} by {body.get('actor')}"

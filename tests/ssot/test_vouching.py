@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from audit.mac import DecisionCheck, MacKey
@@ -93,6 +94,18 @@ def test_low_risk_decides_where_the_server_wrote_every_line(tmp_path: Path) -> N
     assert status(walk) == "approved"
     assert unmarked(tmp_path) == []
     assert replay.check(tmp_path).ok
+
+
+def test_a_mark_that_does_not_fit_is_told_wherever_it_stands(tmp_path: Path) -> None:
+    delivered(tmp_path, **LOW_RISK).verdict()
+    check = DecisionCheck([KEY])
+    marked = [event for event in events(tmp_path, subject="T-1") if "mac" in event.data]
+    assert len(marked) == 5
+    for event in marked:
+        line = event.line.replace(b'"attempt":1', b'"attempt":2').replace(b'"by":"fake', b'"by":"real')
+        check.look(line, orjson.loads(line))
+    assert len(check.problems) == 5
+    assert check.decisions == 1
 
 
 def test_an_appended_verdict_of_low_risk_brings_no_decision(tmp_path: Path) -> None:
