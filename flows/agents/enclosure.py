@@ -132,7 +132,7 @@ class Enclosure:
         place, confinement = self.place, self.confinement
         return {
             "write": [str(place.private), *([] if self.tree_is_read_only else [str(place.tree)])],
-            "read": [*self.read, *([str(place.tree)] if self.tree_is_read_only else [])],
+            "read": [*_needed(), *self.read, *([str(place.tree)] if self.tree_is_read_only else [])],
             "hide": self._hidden(),
             "network": confinement.network,
             "required": confinement.isolation == "required",
@@ -146,6 +146,12 @@ class Enclosure:
         theirs = [] if user is None else [str(user / name) for name in _THEIRS]
         elsewhere = _MEETING_PLACES if self.confinement.network else ("/run",)
         return [*(str(self.home / name) for name in _OURS), *theirs, *elsewhere]
+
+
+def _needed() -> list[str]:
+    """Our own programs and the Python that runs them, where they lie in what the cage puts a folder of its own over."""
+    programs = (Path(__file__).parents[2] / "flows", Path(sys.prefix), Path(sys.base_prefix))
+    return [str(path) for path in programs if path.is_relative_to("/tmp") or path.is_relative_to("/dev/shm")]
 
 
 async def until_too_large(enclosure: Enclosure) -> None:

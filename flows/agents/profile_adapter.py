@@ -239,12 +239,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def main(profile: str) -> int:
-    """Do one job. 0 after its last word; the exit code of a program that failed, or one of this module's."""
+def main(profile: str, program: list[str]) -> int:
+    """Do one job with a program. 0 after its last word; its exit code where it failed, or one of this module's."""
     signal.signal(signal.SIGTERM, _leave)
     job = json.loads(sys.stdin.buffer.read())
     with tempfile.TemporaryDirectory(prefix="kircerta-") as scratch:  # for its owner alone; SIGTERM removes it, too
-        adapter = Adapter(json.loads(profile), job, Path(scratch))
+        adapter = Adapter({**json.loads(profile), "program": program}, job, Path(scratch))
         try:
             adapter.review() if job["kind"] == "review" else adapter.execute()
         except (Stop, TreeFailed) as stop:

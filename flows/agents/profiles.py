@@ -21,7 +21,7 @@ Part = Literal["echo", "work", "review"]
 _ROOT: Final = Path(__file__).parents[2]
 _START: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from flows.agents.profile_adapter import main; sys.exit(main(sys.argv[2]))"
+    "from flows.agents.profile_adapter import main; sys.exit(main(sys.argv[2], sys.argv[3:]))"
 )
 _VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
 
@@ -76,13 +76,13 @@ class Profile(BaseModel):
         self.check_options(options)
         spec = {
             **{part: self.line(part, options)[len(self.program) :] for part in ("echo", "work", "review")},
-            "program": self.program,
             "prompt": self.prompt,
             "reader": self.reader,
             "secrets": secrets,
             "own_files": self.own_files,
         }
-        return (sys.executable, "-I", "-S", "-c", _START, str(_ROOT), json.dumps(spec))
+        # the program's words by themselves: what they name is shown to the agent that is shut in
+        return (sys.executable, "-I", "-S", "-c", _START, str(_ROOT), json.dumps(spec), *self.program)
 
 
 _MODEL: Final = ("--model", "{}")

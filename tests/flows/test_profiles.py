@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,19 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
+def packed(name: str, folder: Path) -> Path:
+    """A stand-in as one file: whoever is shut in sees the file of its program, and not what lies beside it."""
+    program = folder / f"{name}.pyz"
+    with zipfile.ZipFile(program, "w") as archive:
+        archive.write(STAND_INS / "acting.py", "acting.py")
+        archive.write(STAND_INS / f"{name}.py", "__main__.py")
+    return program
+
+
 def configure(home: Path, profile: str, checkout: Path, mode: str = "", more: str = "") -> None:
     """Both roles behind a profile, with its stand-in on the path."""
     (home / "config").mkdir(exist_ok=True)
-    program = json.dumps([sys.executable, "-I", str(STAND_INS / f"{PROGRAMS[profile]}.py")])
+    program = json.dumps([sys.executable, "-I", str(packed(PROGRAMS[profile], home / "config"))])
     body = (
         f'profile = "{profile}"\ncommand = {program}\ncwd = "{checkout}"\n'
         f'env = {{ STAND_IN = "{mode}", CODEX_API_KEY = "{KEY}", OPENAI_API_KEY = "{KEY}" }}\n{more}'
@@ -309,7 +319,7 @@ def test_no_key_stands_in_the_arguments(tmp_path: Path, checkout: Path) -> None:
 def test_options_become_arguments_and_never_anything_else(tmp_path: Path, checkout: Path) -> None:
     configure(tmp_path, "codex", checkout)
     agents = Agents(tmp_path)
-    assert '"--model", "o-large"' in getattr(agents.executor("it:model=o-large"), "command")[-1]  # noqa: B009
+    assert any('"--model", "o-large"' in word for word in getattr(agents.executor("it:model=o-large"), "command"))  # noqa: B009
     for name in ("it:model=--yolo", "it:sandbox=danger"):
         with pytest.raises(UnknownAgent):
             agents.executor(name)
