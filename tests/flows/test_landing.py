@@ -18,11 +18,14 @@ from audit.log import event_at
 from flows.agents.workplace import FOLDER, pinned
 from flows.branch import Change, bench_at
 from flows.landing import BeingLanded, Landed, LandingRefused, NotAsked, is_asked, land
+from flows.server import PrefectServer
+from flows.workspace import using
 from ssot.claims import try_claim
 from ssot.intents import Approve
 from ssot.task import Criterion, review_digest
 from tests import builders
 from tests.flows.conftest import Made
+from tests.flows.test_dispatcher import dispatcher, until
 from tests.flows.yard import Yard, a_yard, git
 
 BRANCH = "kircerta/approved"
@@ -345,3 +348,36 @@ def test_a_commit_with_the_right_trailers_and_another_change_is_not_taken_for_it
     with bench_at(yard.checkout) as bench:
         assert bench.find(pinned(yard.checkout, BRANCH), None, change) is None
         assert bench.find(done.commit, None, change) == done.commit
+
+
+# -------------------------------------------------------------------------------------------------- by itself
+
+
+@pytest.mark.slow
+def test_an_approval_is_landed_by_the_dispatcher(yard: Yard) -> None:
+    yard.add()
+    assert yard.run().name == "NeedsReview"
+    with dispatcher(yard.home):
+        yard.workspace.store.commit("T-1", Approve("read"), actor="alice")
+        until(lambda: told(yard, "task_landed"))
+    assert head(yard) == told(yard, "task_landed")[0]["commit"]
+    assert builders.events(yard.home, "task_landed")[0].actor == "landing"
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_the_flow_says_how_it_ended(yard: Yard, on_prefect: PrefectServer) -> None:
+    from flows.land_approved import land_approved
+
+    def state() -> Any:
+        with using(yard.workspace):
+            return asyncio.run(land_approved("T-1", return_state=True))
+
+    yard.add()
+    yard.run()
+    assert state().name == "NotAsked"
+    yard.workspace.store.commit("T-1", Approve("read"), actor="alice")
+    stands = commit_elsewhere(yard, "src/a.py", "three\n")
+    assert (state().name, state().is_failed()) == ("Conflict", True)
+    git(yard.checkout, "update-ref", "-d", f"refs/heads/{BRANCH}", stands)
+    assert [state().name, state().name] == ["Landed", "LandedBefore"]
