@@ -148,14 +148,18 @@ class Bench:
 
 
 @contextmanager
-def bench_at(checkout: Path) -> Iterator[Bench]:
-    """A bench for a checkout, gone afterwards. Raises NoWorkplace."""
+def bench_at(checkout: Path, folder: Path, name: str) -> Iterator[Bench]:
+    """A bench for a checkout in a folder, gone afterwards. What a kill leaves of it begins with `name`.
+
+    Raises NoWorkplace.
+    """
     if not (checkout / ".git").exists() and not (checkout / "HEAD").exists():
         raise NoWorkplace(f"{checkout} is no git repository: `checkout` in config/projects.toml names a local clone")
     objects = Git((), checkout, {})("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
-    with TemporaryDirectory(prefix="kircerta-bench-") as folder:
-        Git((), Path(folder), {})("init", "--quiet", "--bare", "--template=", str(Path(folder) / "git"))
-        yield Bench(Path(folder), Path(objects))
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=name, dir=folder) as made:
+        Git((), Path(made), {})("init", "--quiet", "--bare", "--template=", str(Path(made) / "git"))
+        yield Bench(Path(made), Path(objects))
 
 
 def _printable(text: str) -> str:

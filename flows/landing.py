@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from audit.stamp import seconds_of
 from flows.agents.enclosure import Confinement, Enclosure
 from flows.agents.git import NoWorkplace
 from flows.agents.subprocess_agent import SubprocessAgent
-from flows.agents.workplace import Workplace, pinned, prepare_with
+from flows.agents.workplace import FOLDER, Workplace, pinned, prepare_with
 from flows.branch import Bench, Branch, BranchMoved, Change, Conflict, bench_at
 from flows.checks import run_check
 from flows.work import find_agent, see_task
 from flows.workspace import Workspace
-from ssot.claims import Claim, try_claim
+from ssot.claims import Claim, claim_file, try_claim
 from ssot.gate import approvals_of
 from ssot.observed import CheckRun
 from ssot.projects import BadProjectsFile, Landing, Project
@@ -97,6 +97,11 @@ class _Approved:
     @property
     def checkout(self) -> Path:
         return self.workspace.home / (self.project.checkout or "")
+
+    def bench(self) -> AbstractContextManager[Bench]:
+        """Named as the attempt's other places are: what a kill leaves is found by `remove_stale`."""
+        home = self.workspace.home
+        return bench_at(self.checkout, home / FOLDER, f"{claim_file(home, self.dispatch.dispatch_id).name}~bench-")
 
     @property
     def base(self) -> str | None:
@@ -253,7 +258,7 @@ async def _put(approved: _Approved) -> _Put:
     await asyncio.to_thread(_check_it_is_what_was_approved, approved)
     change = change_of(approved, event, await asyncio.to_thread(_diff_of, approved))
     with ExitStack() as bench_gone:
-        bench = await asyncio.to_thread(bench_gone.enter_context, bench_at(approved.checkout))
+        bench = await asyncio.to_thread(bench_gone.enter_context, approved.bench())
         for left in reversed(range(TRIES)):
             try:
                 return await _try_to_put(approved, change, bench)

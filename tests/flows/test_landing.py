@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from audit.log import event_at
-from flows.agents.workplace import FOLDER, pinned
+from flows.agents.workplace import FOLDER, pinned, remove_stale
 from flows.branch import Change, bench_at
 from flows.landing import BeingLanded, Landed, LandingRefused, NotAsked, is_asked, land
 from flows.server import PrefectServer
@@ -194,6 +194,28 @@ def test_a_task_that_was_given_to_another_project_is_not_landed_there(yard: Yard
     assert not head(yard, "theirs")
 
 
+def test_an_approval_without_the_servers_mark_is_not_landed(open_workspace: Made, tmp_path: Path) -> None:
+    yard = a_yard(open_workspace, tmp_path, jwt_secret="a secret that is long enough for a key")
+    asks(yard)
+    yard.add("T-1")
+    yard.run("T-1")
+    forger = open_workspace()
+    forger.store.commit("T-1", Approve("read"), actor="mallory")
+    assert refused(yard).reason == "not_witnessed"
+    approved(yard, "T-2")
+    assert landed(yard, "T-2").is_new
+
+
+def test_a_change_that_is_kept_beside_its_task_lands_too(yard: Yard) -> None:
+    yard.agents('write("big.txt", "0123456789\\n" * 9000)\nresult(op(1, "edit", "big.txt"))\n')
+    approved(yard)
+    snapshot = yard.result().diff_snapshot
+    assert snapshot is not None
+    assert snapshot.blob is not None
+    landed(yard)
+    assert len(git(yard.checkout, "show", f"{BRANCH}:big.txt").splitlines()) == 9000
+
+
 def test_a_conflict_is_told_and_nothing_is_forced(yard: Yard) -> None:
     approved(yard)
     stands = commit_elsewhere(yard, "src/a.py", "three\n")
@@ -328,13 +350,15 @@ def test_a_kill_between_the_branch_and_the_log_is_made_good_by_the_next_run(yard
             other.wait()
     commit = head(yard)
     assert told(yard, "task_landed") == []
+    assert remove_stale(yard.home) == 1
+    assert list((yard.home / FOLDER).iterdir()) == []
     done = landed(yard)
     assert (done.commit, done.is_new) == (commit, True)
     assert head(yard) == commit
     assert [one["commit"] for one in told(yard, "task_landed")] == [commit]
 
 
-def test_a_commit_with_the_right_trailers_and_another_change_is_not_taken_for_it(yard: Yard) -> None:
+def test_a_commit_with_the_right_trailers_and_another_change_is_not_taken_for_it(yard: Yard, tmp_path: Path) -> None:
     approved(yard)
     done = landed(yard)
     message = git(yard.checkout, "log", "-1", "--format=%B", done.commit)
@@ -345,7 +369,7 @@ def test_a_commit_with_the_right_trailers_and_another_change_is_not_taken_for_it
     pairs = tuple((key, value) for key, _, value in (line.partition(": ") for line in trailers.splitlines()))
     text = yard.result().diff_snapshot.text or ""  # type: ignore[union-attr]
     change = Change(text, title, pairs, "n", "n@example.org", 0)
-    with bench_at(yard.checkout) as bench:
+    with bench_at(yard.checkout, tmp_path, "bench-") as bench:
         assert bench.find(pinned(yard.checkout, BRANCH), None, change) is None
         assert bench.find(done.commit, None, change) == done.commit
 
