@@ -350,7 +350,7 @@ def test_a_kill_between_the_branch_and_the_log_is_made_good_by_the_next_run(yard
             other.wait()
     commit = head(yard)
     assert told(yard, "task_landed") == []
-    assert remove_stale(yard.home) == 1
+    remove_stale(yard.home)
     assert list((yard.home / FOLDER).iterdir()) == []
     done = landed(yard)
     assert (done.commit, done.is_new) == (commit, True)
