@@ -46,6 +46,8 @@ KINDS: Final[dict[str, Kind]] = {
     "mutation_detected": Kind("A reviewer changed files that it was to read only; its verdict was refused."),
     "approval_given": Kind("One of several approvals that the attempt's policy asks for.", changes_task=True),
     "task_approved": Kind("A person, the last of a quorum or a named policy approved the attempt.", changes_task=True),
+    "task_landed": Kind("The approved change stands as one commit on its project's branch."),
+    "landing_refused": Kind("An approved change was not landed; the event says why. Nothing was forced."),
     "task_rejected": Kind("The attempt was rejected, or the task declined.", changes_task=True),
     "decision_reminder": Kind("The deadline of a decision is near; nobody has decided yet.", changes_task=True),
     "decision_overdue": Kind("The deadline of a decision has passed. That is never an approval.", changes_task=True),

@@ -84,6 +84,7 @@ def play(home: Path) -> list[Event]:
         scene.notifications()
         scene.torn_tail()
         scene.mutation()
+        scene.landing()
         return list(store.events())
     finally:
         store.close()
@@ -256,6 +257,19 @@ class _Scene:
         self._result(task)
         changed = intents.SendVerdict(_verdict_of(task, "approve"), mutated=("M src/hello.py",))
         self._do("T-5", changed, REVIEWER, refused=True)
+
+    def landing(self) -> None:
+        """An approved change that met a conflict, and stands on its branch once that is gone."""
+        found = self._store.task("T-1")
+        where = {"attempt": 1, "branch": "kircerta/approved"}
+        parent, commit = (hashlib.sha256(name).hexdigest()[:40] for name in (b"parent", b"commit"))
+        detail = f"the change does not apply to kircerta/approved at {parent[:12]}: it needs a new attempt"
+        refused = {**where, "reason": "conflict", "detail": detail, "parent": parent}
+        self._store.note(Draft("landing_refused", "landing", refused, "T-1", found.correlation_id))
+        check = {"criterion_ref": "AC-1", "exit_code": 0, "duration_ms": 412}
+        digest = self._digest("T-1")
+        landed = {**where, "commit": commit, "parent": parent, "review_digest": digest, "checks": [check]}
+        self._store.note(Draft("task_landed", "landing", landed, "T-1", found.correlation_id))
 
     # -------------------------------------------------------------------------------------------- moves
 

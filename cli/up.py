@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cli import workspace
+from cli import demonstration, workspace
 from cli.failures import Failure, WrongUse
 from cli.probe import is_free
 from cli.screen import Json, note, put_json, say
@@ -438,7 +438,9 @@ class Examples:
         self._mark.touch()
         settings = self._plan.settings
         self._store = Store.open(settings.home, source=workspace.SOURCE, settings=settings.store)
-        drafts = importers.read(EXAMPLES).drafts
+        drafts = [*importers.read(EXAMPLES).drafts]
+        if demonstration.prepare(self._plan.home):
+            drafts += importers.read(demonstration.TASK).drafts
         self._store.commit_many([(draft.task_id, creation(draft)) for draft in drafts], actor=workspace.actor())
         self._ids = [draft.task_id for draft in drafts]
 

@@ -24,9 +24,10 @@ from audit.log import LogReader, Rewound
 from audit.stamp import rfc3339
 from flows.agents import workplace
 from flows.arrivals import Arrivals
-from flows.followed import Followed
+from flows.followed import Followed, What
 from flows.heads import HeadSchedule
 from flows.herald import Herald
+from flows.landing import is_asked
 from flows.notifications.notifier import NotifierThread
 from flows.overdue import settle
 from flows.pipeline import waits_for_us
@@ -49,6 +50,8 @@ TURN_S: Final = 1.0
 _READ: Final = 1000
 _STOP_S: Final = 8.0
 _BACKOFF_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+_AT_THE_END: Final[dict[str, What]] = {"close_task": "closing", "land_approved": "landing"}
+"""What follows an approval: it moves the task no further, so that it is done when its run is."""
 _LOG = logging.getLogger("kircerta.dispatcher")
 
 
@@ -185,6 +188,7 @@ class Dispatcher:
     def _jobs(self, under_way: frozenset[str] = frozenset()) -> list[Job]:
         """Everything that a process of ours has to do now, most urgent first."""
         found = [
+            *self._landings(),
             *self._closings(),
             *self._open_attempts(),
             *self._redispatches(),
@@ -196,10 +200,19 @@ class Dispatcher:
     def _is_due(self, job: Job, now: float) -> bool:
         if job.task_id in self._running or self._not_before.get(job.task_id, 0.0) > now:
             return False
-        return job.kind == "close_task" or self._settled.get(job.task_id) != job.seq
+        return job.kind in _AT_THE_END or self._settled.get(job.task_id) != job.seq
 
     def _closings(self) -> Iterable[Job]:
         return [Job("close_task", one.task_id, one.seq) for one in self.followed.due("closing")]
+
+    def _landings(self) -> Iterable[Job]:
+        """Approved changes whose project wants them on a branch; what nobody asks for is done with."""
+        due = self.followed.due("landing")
+        asked = {one.seq: is_asked(self.workspace, self.workspace.store.task(one.task_id)) for one in due}
+        unasked = [seq for seq, wanted in asked.items() if wanted is False]
+        if unasked:
+            self.followed.done(unasked, "landing")
+        return [Job("land_approved", one.task_id, one.seq) for one in due if asked[one.seq]]
 
     def _open_attempts(self) -> Iterable[Job]:
         workspace, entries = self.workspace, self.workspace.store.view.entries
@@ -247,8 +260,8 @@ class Dispatcher:
 
     def _settle(self, job: Job) -> None:
         """Remember how the task stood at the end of its run: what did not move it is not tried again."""
-        if job.kind == "close_task":
-            self.followed.done([job.seq])
+        if job.kind in _AT_THE_END:
+            self.followed.done([job.seq], _AT_THE_END[job.kind])
             return
         entry = self.workspace.store.view.entries.get(job.task_id)
         if entry is not None and entry.seq == job.seq:

@@ -15,12 +15,12 @@ from audit.event import Event
 from audit.files import StorageFailed, replace_file
 from ssot.runs import is_load_task
 
-What = Literal["closing", "arrival", "build"]
-_WHAT: Final[dict[str, What]] = {
-    "task_approved": "closing",
-    "task_created": "arrival",
-    "task_refreshed": "arrival",
-    "build_status": "build",
+What = Literal["closing", "landing", "arrival", "build"]
+_WHAT: Final[dict[str, tuple[What, ...]]] = {
+    "task_approved": ("closing", "landing"),
+    "task_created": ("arrival",),
+    "task_refreshed": ("arrival",),
+    "build_status": ("build",),
 }
 
 
@@ -44,7 +44,7 @@ class Followed:
     def __init__(self, home: Path, last_seq: int) -> None:
         self._path = home / ".kircerta" / "followed.json"
         self._guard = threading.RLock()
-        self._due: dict[int, Due] = {}
+        self._due: dict[tuple[int, What], Due] = {}
         self.seq = last_seq
         with suppress(OSError, ValueError, TypeError, KeyError):
             self.seq = min(int(orjson.loads(self._path.read_bytes())["seq"]), last_seq)
@@ -52,24 +52,29 @@ class Followed:
         self.save()
 
     def take_in(self, event: Event) -> None:
-        what = _WHAT.get(event.type)
         with self._guard:
             self._seen = event.seq
-            if what is not None and event.subject is not None and not is_load_task(event.subject):
-                self._due[event.seq] = Due(event.seq, what, event.subject)
+            if event.subject is None or is_load_task(event.subject):
+                return
+            for what in _WHAT.get(event.type, ()):
+                self._due[event.seq, what] = Due(event.seq, what, event.subject)
 
     def due(self, *wanted: What) -> list[Due]:
         """What is still asked for, oldest first."""
         with self._guard:
             return [one for _, one in sorted(self._due.items()) if one.what in wanted]
 
-    def done(self, seqs: Iterable[int]) -> None:
+    def done(self, seqs: Iterable[int], what: What | None = None) -> None:
+        """What events asked for was done: all of it, or one thing."""
         with self._guard:
-            found = [self._due.pop(seq, None) for seq in seqs]
-            if found:
+            wanted = set(seqs)
+            found = [key for key in self._due if key[0] in wanted and what in (None, key[1])]
+            for key in found:
+                del self._due[key]
+            if wanted:
                 self.save()
 
     def save(self) -> None:
         with self._guard, suppress(StorageFailed):  # where it cannot be written, something is done once more
-            self.seq = min(self._due) - 1 if self._due else max(self._seen, self.seq)
+            self.seq = min(self._due)[0] - 1 if self._due else max(self._seen, self.seq)
             replace_file(self._path, orjson.dumps({"seq": self.seq}))

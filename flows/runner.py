@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from flows.landing import LANDING, BeingLanded, LandingRefused, NotAsked, land
 from flows.line import line_to
 from flows.outcome import Outcome
 from flows.pipeline import RESUME, Order, again, take_to_gate
@@ -19,7 +21,7 @@ from flows.workspace import Workspace, using
 from ssot.presence import Link
 from ssot.task import Task
 
-Kind = Literal["dispatch_task", "redispatch", "auto_dispatch", "close_task"]
+Kind = Literal["dispatch_task", "redispatch", "auto_dispatch", "close_task", "land_approved"]
 TRIES: Final = 3
 """How often the server is asked before a dispatch goes without it: nobody waits for a dashboard."""
 CALLED: Final = "dispatcher"
@@ -125,12 +127,24 @@ class Runner:
             if self._url is None:
                 return None  # its page would have nowhere to be
             raise NotNow(f"{job.task_id} is closed once the Prefect server answers")
+        if job.kind == "land_approved":
+            await _land_bare(self._workspace, job.task_id)
+            return None
         order = RESUME
         if job.kind == "redispatch":
             order = again(await asyncio.to_thread(see_task, self._workspace, job.task_id))
         elif job.kind == "auto_dispatch":
             order = await asyncio.to_thread(_by_rule, self._workspace, job.task_id)
         return await take_to_gate(self._workspace, job.task_id, order)
+
+
+async def _land_bare(workspace: Workspace, task_id: str) -> None:
+    """A refusal is in the log; there is nobody else to tell."""
+    with suppress(NotAsked, LandingRefused):
+        try:
+            await land(workspace, task_id, LANDING)
+        except BeingLanded as error:
+            raise NotNow(str(error)) from None
 
 
 def _by_rule(workspace: Workspace, task_id: str) -> Order:
@@ -140,8 +154,10 @@ def _by_rule(workspace: Workspace, task_id: str) -> Order:
 def _call_of(job: Job, found: Task) -> Callable[[], Coroutine[Any, Any, Any]]:
     """The flow of a job, named and ready to be called."""
     from flows import dispatch
+    from flows.land_approved import land_approved
 
     others = {
+        "land_approved": land_approved,
         "close_task": dispatch.close_task,
         "redispatch": dispatch.redispatch,
         "auto_dispatch": dispatch.auto_dispatch,
@@ -154,7 +170,8 @@ def _call_of(job: Job, found: Task) -> Callable[[], Coroutine[Any, Any, Any]]:
         told["begin"] = False
         if current is not None:
             told |= {"executor": current.executor, "reviewer": current.reviewer}
-    name = f"{job.task_id} closed" if job.kind == "close_task" else dispatch.run_name(found)
+    ends = {"close_task": "closed", "land_approved": "lands"}
+    name = f"{job.task_id} {ends[job.kind]}" if job.kind in ends else dispatch.run_name(found)
     return lambda: flow.with_options(flow_run_name=name)(**told)
 
 

@@ -37,6 +37,7 @@ _TAGS: Final[dict[str, str]] = {
     "dispatch_pending": "dispatch",
     "redispatch": "decision",
     "close_task": "decision",
+    "land_approved": "decision",
     "watchdog": "watch",
     "poll_telegram": "ingest",
     "backfill_github": "ingest",
@@ -121,13 +122,14 @@ def all_flows() -> list[Any]:
     from flows.dispatch import close_task, dispatch_pending, dispatch_task, redispatch
     from flows.drain_inbox import drain_inbox
     from flows.ingest import backfill_github, poll_telegram
+    from flows.land_approved import land_approved
     from flows.load.deployed import chaos, flood, soak, stress
     from flows.prune_runs import prune_runs
     from flows.report import report_audit, report_run
     from flows.sign_head import sign_head
     from flows.watchdog import watchdog
 
-    dispatching = [dispatch_task, dispatch_pending, redispatch, close_task]
+    dispatching = [dispatch_task, dispatch_pending, redispatch, close_task, land_approved]
     ingesting = [poll_telegram, backfill_github, drain_inbox]
     loading, reporting = [soak, flood, stress, chaos], [report_run, report_audit]
     ours = [*loading, calibrate_reviewer, *reporting, acceptance, prune_runs]

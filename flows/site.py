@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from flows.agents.commands import Errands, run
+from flows.agents.commands import Errands
 from flows.agents.enclosure import Confinement, Enclosure
+from flows.agents.git import NoWorkplace
 from flows.agents.protocol import LIMITS, Agent, AgentFailed
 from flows.agents.subprocess_agent import SubprocessAgent
-from flows.agents.workplace import FOLDER, NoWorkplace, Workplace, pinned, prepare
+from flows.agents.workplace import FOLDER, Workplace, pinned, prepare, prepare_with
 from flows.agents.workplace import Facts as Found
+from flows.checks import run_check
 from flows.workspace import Workspace
 from ssot import beats
 from ssot.claims import claim_file
@@ -30,7 +32,6 @@ from ssot.projects import BadProjectsFile, Project
 from ssot.task import Criterion, Dispatch, Result, ResultBody, Task
 
 _SIGN_S: Final = 5.0
-_NOTHING_RAN: Final = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +182,11 @@ class Site:
             return tuple([await self._check(one, found) for one in asked])
 
     async def _check(self, criterion: Criterion, found: Found) -> CheckRun:
-        """Run a criterion's check where nothing stands but the base and the change."""
-        command = (criterion.check,) if isinstance(criterion.check, str) else criterion.check or ()
-        try:
-            clean = await asyncio.to_thread(_place_with, self._ground, found.base, "check", found.diff)
-        except NoWorkplace as error:
-            return _not_run(criterion, command, str(error))
-        try:
-            enclosure = replace(self._enclosure, place=clean)
-            await asyncio.to_thread(enclosure.make_folders)
-            ran = await run(enclosure, command)
-        except OSError as error:
-            return _not_run(criterion, command, str(error))
-        finally:
-            await asyncio.to_thread(clean.discard)
-        return CheckRun(criterion_ref=criterion.id, **dict(ran.seen))
+        return await run_check(
+            criterion,
+            lambda: _place_with(self._ground, found.base, "check", found.diff),
+            lambda clean: replace(self._enclosure, place=clean),
+        )
 
     # ----------------------------------------------------------------------------------- what a reviewer did
 
@@ -244,26 +235,8 @@ def _base_of(ground: Ground, result: Result) -> str:
 
 
 def _place_with(ground: Ground, base: str, purpose: str, diff: str) -> Workplace:
-    place = ground.place(base, purpose)
-    try:
-        place.apply(diff)
-    except NoWorkplace:
-        place.discard()
-        raise
-    return place
-
-
-def _not_run(criterion: Criterion, command: tuple[str, ...], why: str) -> CheckRun:
-    return CheckRun(
-        criterion_ref=criterion.id,
-        command=command,
-        exit_code=None,
-        duration_ms=0,
-        output_bytes=0,
-        output_sha256=_NOTHING_RAN,
-        tail=f"it could not be run: {why}"[:2000],
-        stopped="closed",
-    )
+    home, dispatch_id = ground.workspace.home, ground.dispatch.dispatch_id
+    return prepare_with(home, ground.checkout, base, dispatch_id, purpose, diff)
 
 
 def packet_folder(home: Path, dispatch_id: str) -> Path:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from audit import files
 from ssot.task import PRINCIPAL, RecordedPolicy, Task
@@ -36,6 +36,7 @@ FILE: Final = Path("config") / "projects.toml"
 MENDS: Final = "build_task"
 """In the origin of a task that was opened for a failed build: that build's own task."""
 MAX_FILE_BYTES: Final = 1024 * 1024
+_AUTHOR: Final = "kircerta <kircerta@localhost>"
 
 ProjectName = Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
 AgentName = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:=,/@+-]{0,199}\z")]
@@ -141,6 +142,31 @@ class AutoDispatch(_Table):
         )
 
 
+class Landing(_Table):
+    """Where approved changes of a project go. Without this table nothing is landed."""
+
+    branch: Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._/-]{0,199}\z")]
+    """A branch of the checkout; made from the project's base at the first landing."""
+    author: Annotated[str, Field(pattern=r"\A[^<>\x00-\x1f\x7f]{1,100} <[^<>\s\x00-\x1f\x7f]{1,200}>\z")] = _AUTHOR
+    """Who the commits are by, as `Name <address>`."""
+
+    @field_validator("branch")
+    @classmethod
+    def _is_a_branch(cls, value: str) -> str:
+        parts = value.split("/")
+        if ".." in value or any(not one or one.startswith(".") or one.endswith((".", ".lock")) for one in parts):
+            raise ValueError(f"{value} is no name that git takes for a branch")
+        return value
+
+    @property
+    def name(self) -> str:
+        return self.author.rpartition(" <")[0].strip()
+
+    @property
+    def address(self) -> str:
+        return self.author.rpartition(" <")[2].removesuffix(">")
+
+
 class Project(_Table):
     """One project: whose tasks it means, who works on them, and under which policy."""
 
@@ -152,6 +178,8 @@ class Project(_Table):
     """A local clone that agents get work trees of; relative to the workspace."""
     base: Annotated[str, Field(min_length=1, max_length=200, exclude_if=lambda value: value == "HEAD")] = "HEAD"
     """The branch or commit of the checkout that attempts begin at: pinned when an attempt's work begins."""
+    landing: Annotated[Landing | None, Field(exclude_if=lambda value: value is None)] = None
+    """Left out of the digest where it is not used: it would be another one than before."""
     scope: Patterns = ()
     executor: AgentName = "fake"
     reviewer: AgentName = "fake"
@@ -169,6 +197,12 @@ class Project(_Table):
         """The policy as a dispatch records it."""
         told = self.policy.model_dump(mode="python")
         return RecordedPolicy(project=name, digest=self.digest, created_by=created_by, **told)
+
+    @model_validator(mode="after")
+    def _landing_needs_a_checkout(self) -> Self:
+        if self.landing is not None and self.checkout is None:
+            raise ValueError("landing needs checkout: the clone whose branch the approved changes go to")
+        return self
 
     def means(self, task: Task) -> bool:
         """Whether a task that names no project is this one's, by where it came from."""

@@ -47,6 +47,8 @@ const KINDS = {
   mutation_detected: "Reviewer changed files",
   approval_given: "Approval",
   task_approved: "Approved",
+  task_landed: "Landed",
+  landing_refused: "Not landed",
   task_rejected: "Rejected",
   move_refused: "Refused",
   reject_lock: "Locked",
@@ -76,12 +78,12 @@ const KINDS = {
 export const kindWord = (type) => KINDS[type] ?? type.replaceAll("_", " ");
 
 const TONES = {
-  good: ["task_approved", "approval_given", "task_unlocked"],
+  good: ["task_approved", "task_landed", "approval_given", "task_unlocked"],
   bad: ["task_rejected", "reject_lock", "alert", "fidelity_violation", "scope_violation", "ack_timeout", "decision_overdue"],
   warn: [
     "ack_mismatch", "heartbeat_warning", "result_refused", "verdict_refused", "mutation_detected", "move_refused", "attempt_ended",
     "task_invalid", "auth_denied", "webhook_rejected", "log_recovered", "task_restored",
-    "decision_reminder", "notification_failed",
+    "decision_reminder", "notification_failed", "landing_refused",
   ],
   gate: ["verdict_received"],
   faint: ["heartbeat", "webhook_ignored", "webhook_duplicate", "telegram_dedup_hit", "out_of_order_ignored", "notification_sent"],
@@ -94,7 +96,7 @@ export const GROUPS = {
   work: ["Without heartbeats", (type) => type !== "heartbeat"],
   decisions: [
     "Decisions",
-    (type) => /^(task_(approved|rejected|unlocked)|approval_given|reject_lock|decision_)/.test(type),
+    (type) => /^(task_(approved|rejected|unlocked|landed)|approval_given|reject_lock|decision_|landing_)/.test(type),
   ],
   agents: ["Agents", (type) => /^(task_(re)?dispatched|ack_|heartbeat|result_|verdict_|attempt_|scope_|fidelity_)/.test(type)],
   trouble: ["Refusals and warnings", (type) => ["bad", "warn"].includes(toneOf(type))],

@@ -8,40 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from audit.files import storage_error
+from flows.agents.git import Git, NoWorkplace
 from ssot.claims import claim_file, is_locked
 
 FOLDER: Final = Path(".kircerta") / "work"
-GIT_TIMEOUT_S: Final = 120.0
 MOST_NAMED: Final = 5
 MOST_CHANGED: Final = 10_000
-MOST_OUTPUT: Final = 32 * 1024 * 1024
-"""Bytes that git may say: a larger change is refused, not cut."""
-_SAFE: Final = (
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "core.attributesFile=/dev/null",
-    "core.excludesFile=/dev/null",
-    "core.autocrlf=false",
-    "core.quotePath=true",
-    "core.symlinks=true",
-    "diff.noprefix=false",
-    "safe.directory=*",
-    "gc.auto=0",
-)
-
-
-class NoWorkplace(Exception):
-    """No place to work could be made, or what stands there cannot be read. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +71,7 @@ class Workplace:
         _refuse_names(changed)
         return Facts(self.base, tree, self._diff(index, changed), changed)
 
-    def _diff(self, index: _Git, changed: Sequence[str]) -> str:
+    def _diff(self, index: Git, changed: Sequence[str]) -> str:
         """The diff as text. A file in another encoding than UTF-8 is told as a binary patch, which is plain ASCII."""
         given = ("--cached", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--full-index", "--binary")
         raw = index.raw("diff", *given, self.base)
@@ -139,8 +118,8 @@ class Workplace:
                 where = inside.relative_to(self.tree)
                 raise NoWorkplace(f"{where} has a .git of its own: what is in it would not show")
 
-    def _index(self, name: str) -> _Git:
-        return _Git(
+    def _index(self, name: str) -> Git:
+        return Git(
             ("--git-dir", str(self._facts), "--work-tree", str(self.tree)),
             self.tree,
             {"GIT_INDEX_FILE": str(self._facts / f"index-{name}")},
@@ -159,52 +138,6 @@ class Workplace:
     def discard(self) -> None:
         """Remove it, whatever the agent left there."""
         _remove(self.folder)
-
-
-@dataclass(frozen=True, slots=True)
-class _Git:
-    """Git with nobody's configuration."""
-
-    where: tuple[str, ...]
-    cwd: Path
-    more: Mapping[str, str]
-
-    def __call__(self, *arguments: str) -> str:
-        return self.raw(*arguments).decode(errors="surrogateescape")
-
-    def raw(self, *arguments: str, given: bytes = b"") -> bytes:
-        settings = [word for setting in _SAFE for word in ("-c", setting)]
-        command = ["git", *settings, *self.where, *arguments]
-        try:
-            code, out, said = _run(command, self.cwd, _environment(self.more), given)
-        except OSError as error:
-            raise NoWorkplace(f"git {arguments[0]}: {error}") from None
-        if len(out) > MOST_OUTPUT:
-            raise NoWorkplace(f"the change is larger than {MOST_OUTPUT} bytes")
-        if code != 0:
-            raise NoWorkplace(f"git {arguments[0]}: {said[:500] or f'exit code {code}'}")
-        return out
-
-
-def _run(command: Sequence[str], cwd: Path, env: Mapping[str, str], given: bytes) -> tuple[int, bytes, str]:
-    """Exit code, at most one byte more of output than is taken, and what was said beside it."""
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
-        stdin.write(given)
-        stdin.seek(0)
-        with subprocess.Popen(command, cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr) as process:
-            assert process.stdout is not None
-            patience = threading.Timer(GIT_TIMEOUT_S, process.kill)
-            patience.start()
-            try:
-                out = process.stdout.read(MOST_OUTPUT + 1)
-                if len(out) > MOST_OUTPUT:
-                    process.kill()
-                process.stdout.close()
-                code = process.wait()
-            finally:
-                patience.cancel()
-        stderr.seek(0)
-        return code, out, stderr.read(4096).decode(errors="replace").strip()
 
 
 def _refuse_names(changed: Sequence[str]) -> None:
@@ -228,12 +161,6 @@ def _attribute_pattern(path: str) -> str:
     """A path as gitattributes(5) takes it: each character that means something there is escaped, and it is quoted."""
     literal = "".join(f"\\{char}" if char in "\\*?[" else char for char in path)
     return '"/' + literal.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    return {**kept, **nobody, "LC_ALL": "C.UTF-8", "HOME": os.devnull, **more}
 
 
 # ------------------------------------------------------------------------------------------------- made, removed
@@ -263,20 +190,31 @@ def prepare(home: Path, checkout: Path, commit: str, dispatch_id: str, purpose: 
     return place
 
 
+def prepare_with(home: Path, checkout: Path, commit: str, dispatch_id: str, purpose: str, diff: str) -> Workplace:
+    """A place in which a diff stands already. Raises NoWorkplace, also when the diff does not apply."""
+    place = prepare(home, checkout, commit, dispatch_id, purpose)
+    try:
+        place.apply(diff)
+    except NoWorkplace:
+        place.discard()
+        raise
+    return place
+
+
 def pinned(checkout: Path, commit: str) -> str:
     """The full id of a commit. Raises NoWorkplace."""
-    git = _Git((), checkout, {})
+    git = Git((), checkout, {})
     return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
 
 
 def _clone(checkout: Path, place: Workplace) -> None:
-    objects = _Git((), checkout, {})("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
+    objects = Git((), checkout, {})("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
     for folder, bare in ((place.tree, False), (place.folder / "facts.git", True)):
-        _Git((), place.folder, {})("init", "--quiet", "--template=", *(["--bare"] if bare else []), str(folder))
+        Git((), place.folder, {})("init", "--quiet", "--template=", *(["--bare"] if bare else []), str(folder))
         inside = folder if bare else folder / ".git"
         (inside / "objects" / "info").mkdir(exist_ok=True)
         (inside / "objects" / "info" / "alternates").write_text(objects + "\n")
-    _Git((), place.tree, {})("checkout", "--quiet", "--detach", place.base)
+    Git((), place.tree, {})("checkout", "--quiet", "--detach", place.base)
 
 
 def remove_stale(home: Path) -> int:

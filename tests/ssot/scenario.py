@@ -67,6 +67,11 @@ def everything(home: Path) -> dict[str, bytes]:
     verdict = intents.SendVerdict(builders.verdict_body(mutating.task), mutated=("M src/a.py",))
     _refused(lambda: mutating.do(verdict, REVIEWER))
     store.note(Draft("run_removed", "retention", {"run_id": "r-1", "kind": "soak", "outcome": "pass"}))
+    landing = {"attempt": 3, "branch": "kircerta/approved"}
+    refused = {**landing, "reason": "conflict", "detail": "it does not apply", "parent": "1" * 40}
+    store.note(Draft("landing_refused", "landing", refused, "T-1", "c-fixed"))
+    landed = {**landing, "commit": "2" * 40, "parent": "1" * 40, "review_digest": "sha256:" + "3" * 64, "checks": []}
+    store.note(Draft("task_landed", "landing", landed, "T-1", "c-fixed"))
     found: dict[str, bytes] = {}
     for event in builders.events(home):
         found.setdefault(event.type, event.line)
