@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -166,7 +166,8 @@ class _Running:
             try:
                 running.result()
             except KeyboardInterrupt:
-                self._cancel()
+                with suppress(RuntimeError):  # it has just come to its end by itself
+                    self._cancel()
                 raise
 
     async def _run(self) -> None:

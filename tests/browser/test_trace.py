@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from audit.event import Draft
-from ssot.intents import Approve, EndAttempt, Reject
+from ssot.intents import EndAttempt, Reject
 from ssot.store import Store
 from ssot.task import Issue
 from tests.api.scene import TASK_ID, at_stage, bring_to, locked, task
@@ -111,7 +111,9 @@ def test_the_gate_says_how_many_approvals_are_asked_for_and_who_gave_one(
     expect(page.locator("#toasts")).to_contain_text("Approval given: T-1")
     expect(approvals).to_contain_text("1 of 2 approvals")
     expect(approvals.locator("li")).to_contain_text("bob, now · Reads well.")
-    store.commit(TASK_ID, Approve(), actor="carol")
+    second = windows.open(TASK, windows.context(), sub="carol")
+    second.get_by_role("button", name="Approve…").click()
+    second.get_by_role("dialog").get_by_role("button", name="Approve").click()
     expect(page.locator(".gate")).to_contain_text("Approved by carol")
 
 
