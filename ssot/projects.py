@@ -22,20 +22,19 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from audit import files
+from ssot import strict_toml
+from ssot.strict_toml import NotStrictTOML, Table
 from ssot.task import PRINCIPAL, RecordedPolicy, Task
 
 FILE: Final = Path("config") / "projects.toml"
 MENDS: Final = "build_task"
 """In the origin of a task that was opened for a failed build: that build's own task."""
-MAX_FILE_BYTES: Final = 1024 * 1024
 _AUTHOR: Final = "kircerta <kircerta@localhost>"
 
 ProjectName = Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
@@ -51,11 +50,7 @@ class BadProjectsFile(ValueError):
     """`config/projects.toml` cannot be used. The message names the file and the key."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ProjectPolicy(_Table):
+class ProjectPolicy(Table):
     """What a project asks for at its gate. The defaults are what holds for a task without a project."""
 
     human_gate: bool = True
@@ -104,7 +99,7 @@ class ProjectPolicy(_Table):
         return self
 
 
-class AutoDispatch(_Table):
+class AutoDispatch(Table):
     """A rule: which new tasks from outside start a dispatch by themselves. Everything that is given has to fit."""
 
     source: InboundSource
@@ -142,7 +137,7 @@ class AutoDispatch(_Table):
         )
 
 
-class Landing(_Table):
+class Landing(Table):
     """Where approved changes of a project go. Without this table nothing is landed."""
 
     branch: Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._/-]{0,199}\z")]
@@ -167,7 +162,7 @@ class Landing(_Table):
         return self.author.rpartition(" <")[2].removesuffix(">")
 
 
-class Project(_Table):
+class Project(Table):
     """One project: whose tasks it means, who works on them, and under which policy."""
 
     title: Annotated[str, Field(max_length=200)] = ""
@@ -213,7 +208,7 @@ class Project(_Table):
         )
 
 
-class Projects(_Table):
+class Projects(Table):
     """All projects of a workspace, in the order of their file."""
 
     project: dict[ProjectName, Project] = Field(default_factory=dict)
@@ -258,28 +253,20 @@ def load(home: Path) -> Projects:
 def read(home: Path) -> bytes | None:
     """The file's bytes, None where there is no file. Raises BadProjectsFile."""
     try:
-        return files.read_regular(home / FILE, MAX_FILE_BYTES)[0]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, files.NotRegular) as error:
-        raise BadProjectsFile(f"{FILE} cannot be read: {error}") from None
+        return strict_toml.read(home / FILE)
+    except NotStrictTOML as error:
+        raise BadProjectsFile(f"{FILE}: {error}") from None
 
 
 def parse(raw: bytes) -> Projects:
     """The projects of a file's bytes. Raises BadProjectsFile."""
     try:
-        told: Any = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        return strict_toml.parse(raw, Projects)
+    except NotStrictTOML as error:
         raise BadProjectsFile(f"{FILE}: {error}") from None
-    try:
-        return Projects.model_validate(told)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadProjectsFile(f"{FILE}: {where}: {first['msg']}") from None
 
 
-def _digest(table: _Table) -> str:
+def _digest(table: Table) -> str:
     told = orjson.dumps(table.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
     return "sha256:" + hashlib.sha256(told).hexdigest()
 

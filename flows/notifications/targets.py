@@ -13,18 +13,19 @@ A file that cannot be read as it is meant is used in no part: nothing goes out.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from audit import files
+from ssot import strict_toml
 from ssot.projects import ProjectName
+from ssot.strict_toml import NotStrictTOML, Table
 
 FILE: Final = Path("config") / "notifications.toml"
-MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_URL_BYTES: Final = 64 * 1024
 LOG_URL: Final = "log://"
 """The dispatcher's own log, as a target."""
 _WITHOUT_SECRET: Final = (LOG_URL, "syslog://")
@@ -42,11 +43,7 @@ class NoURL(Exception):
     """A target's URL is not there; the message says where it was looked for."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Target(_Table):
+class Target(Table):
     """One place to tell: where its Apprise URL comes from, of which kinds it is told, and of which projects."""
 
     url: Annotated[str, Field(max_length=200)] | None = None
@@ -76,7 +73,7 @@ class Target(_Table):
         return (not self.kinds or kind in self.kinds) and (not self.projects or project in self.projects)
 
 
-class Notifications(_Table):
+class Notifications(Table):
     """All targets, in the order of the file."""
 
     dry_run: bool = False
@@ -90,32 +87,18 @@ class Notifications(_Table):
 def load(home: Path) -> Notifications:
     """What the workspace's file says now; no targets where there is none. Raises BadNotificationsFile."""
     try:
-        raw, _ = files.read_regular(home / FILE, MAX_FILE_BYTES)
-    except FileNotFoundError:
-        return Notifications()
-    except (OSError, files.NotRegular) as error:
-        raise BadNotificationsFile(f"{FILE} cannot be read: {error}") from None
-    return parse(raw)
+        raw = strict_toml.read(home / FILE)
+    except NotStrictTOML as error:
+        raise BadNotificationsFile(f"{FILE}: {error}") from None
+    return Notifications() if raw is None else parse(raw)
 
 
 def parse(raw: bytes) -> Notifications:
     """What a file's bytes say. Raises BadNotificationsFile."""
     try:
-        told: Any = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadNotificationsFile(f"{FILE}: {_position(error)}") from None
-    try:
-        return Notifications.model_validate(told)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadNotificationsFile(f"{FILE}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _position(error: Exception) -> str:
-    """What is wrong with a file that is no TOML, without the text that stands there: it might be a secret."""
-    place = str(error).rpartition("(")[2].rstrip(")") if "(at " in str(error) else ""
-    return f"it is no TOML {place}".rstrip()
+        return strict_toml.parse(raw, Notifications)
+    except NotStrictTOML as error:
+        raise BadNotificationsFile(f"{FILE}: {error}") from None
 
 
 def url_of(target: Target, home: Path, environment: Mapping[str, str]) -> str:
@@ -129,7 +112,7 @@ def url_of(target: Target, home: Path, environment: Mapping[str, str]) -> str:
         return found
     assert target.url_file is not None
     try:
-        raw, _ = files.read_regular(home / target.url_file, MAX_FILE_BYTES)
+        raw, _ = files.read_regular(home / target.url_file, MAX_URL_BYTES)
         found = raw.decode().strip()
     except (OSError, files.NotRegular, UnicodeDecodeError) as error:
         raise NoURL(f"{target.url_file} cannot be read ({type(error).__name__})") from None
