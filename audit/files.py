@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from audit.handover import Handover
+
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT_S: Final = 5.0
 _EAGER_S: Final = 0.01
@@ -81,35 +83,36 @@ class FileLock:
     It lies on a sidecar that is never renamed or deleted (a lock on a file that is renamed over loses updates), is
     opened for each hold, and is freed by the kernel when its process dies. No fork happens while it is held: a
     child would keep it.
+
+    Args:
+        path: the sidecar.
+        handover: tells when it is given back, for a lock that many processes wait for in turn.
     """
 
     _instances: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, handover: Handover | None = None) -> None:
         self.path = path
+        self._handover = handover
         self._thread = threading.Lock()
         FileLock._instances.add(self)
 
     @contextmanager
-    def hold(self, timeout: float = LOCK_TIMEOUT_S, meanwhile: Callable[[], None] = lambda: None) -> Iterator[int]:
-        """Hold the lock; gives the sidecar's descriptor. Raises Busy after `timeout` seconds.
+    def hold(self, timeout: float = LOCK_TIMEOUT_S, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Hold]:
+        """Hold the lock. Raises Busy after `timeout` seconds.
 
         `meanwhile` is called now and then while another process has it, so that less is left to do under it.
         """
         deadline = time.monotonic() + timeout
         if not self._thread.acquire(timeout=timeout):
             raise Busy(self._busy(timeout))
+        hold = Hold(self)
         try:
-            fd = self._open()
-            try:
-                self._wait(fd, deadline, timeout, meanwhile)
-                yield fd
-            finally:
-                with suppress(OSError):  # explicitly: a child between fork and exec may share the descriptor
-                    fcntl.flock(fd, fcntl.LOCK_UN)
-                os.close(fd)
+            hold.fd = self._open()
+            self._wait(hold.fd, deadline, timeout, meanwhile)
+            yield hold
         finally:
-            self._thread.release()
+            hold.give_back()
 
     def _open(self) -> int:
         try:
@@ -129,13 +132,35 @@ class FileLock:
                 return
             if now >= deadline:
                 raise Busy(self._busy(timeout))
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.0006)
+            if self._handover is None or not self._handover.wait():
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.0006)
         if not _Queued(fd).wait(deadline, meanwhile):
             raise Busy(self._busy(timeout))
 
+    def _release(self, fd: int) -> None:
+        if fd >= 0:
+            with suppress(OSError):  # explicitly: a child between fork and exec may share the descriptor
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+        self._thread.release()
+
     def _busy(self, timeout: float) -> str:
         return f"the workspace's lock {self.path} was not free within {timeout:g} s: try again"
+
+
+class Hold:
+    """A lock that is held, until it is given back. `fd` is the sidecar's descriptor."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self.fd = -1
+        self._lock: FileLock | None = lock
+
+    def give_back(self) -> None:
+        """Let the next one have it; once."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock._release(self.fd)
 
 
 class _Queued(threading.Thread):

@@ -17,7 +17,8 @@ import orjson
 
 from audit import files
 from audit.event import GENESIS, Corrupt, Draft, Event, decode, digest_of, encode
-from audit.files import FileLock, StorageFailed, SyncFailed
+from audit.files import FileLock, Hold, StorageFailed, SyncFailed
+from audit.handover import Handover
 from audit.stamp import Clock, Stamp
 
 ACTIVE: Final = "events.jsonl"
@@ -477,12 +478,13 @@ BOOT: Final = _boot_id()
 class Transaction:
     """What may be done while the workspace's lock is held: place events, append them durably."""
 
-    def __init__(self, log: AuditLog, reader: LogReader, lock_fd: int) -> None:
+    def __init__(self, log: AuditLog, reader: LogReader, hold: Hold) -> None:
         self._log = log
         self._reader = reader
-        self._lock_fd = lock_fd
-        self._marker = self._found = Marker.load(lock_fd)
+        self._hold = hold
+        self._marker = self._found = Marker.load(hold.fd)
         self.stamp: Stamp = Stamp("", log.clock.new_id)
+        self.is_over = False
 
     @property
     def applied(self) -> int:
@@ -597,9 +599,13 @@ class Transaction:
         )
 
     def end(self) -> None:
-        """Leave behind what the next holder of the lock may rely on."""
+        """Leave behind what the next holder of the lock may rely on, and let it have the lock; once."""
+        if self.is_over:
+            return
+        self.is_over = True
         if self._marker is not self._found:
-            self._marker.store(self._lock_fd)
+            self._marker.store(self._hold.fd)
+        self._hold.give_back()
 
 
 def seal(event: Event) -> Event:
@@ -629,7 +635,8 @@ class AuditLog:
         self.clock = clock or Clock()
         self.segment_bytes = segment_bytes
         self._active = folder / ACTIVE
-        self._lock = FileLock(folder / ".lock")
+        self._handover = Handover(folder / ".lock")
+        self._lock = FileLock(folder / ".lock", self._handover)
         self._poisoned: StorageFailed | None = None
 
     @contextmanager
@@ -644,8 +651,8 @@ class AuditLog:
         `meanwhile` is called now and then while another process has the lock.
         """
         self.check_healthy()
-        with self._lock.hold(timeout, meanwhile) as fd:
-            transaction = Transaction(self, reader, fd)
+        with self._lock.hold(timeout, meanwhile) as hold:
+            transaction = Transaction(self, reader, hold)
             try:
                 yield transaction
             except SyncFailed as error:
@@ -653,6 +660,10 @@ class AuditLog:
                 raise
             finally:
                 transaction.end()
+
+    def close(self) -> None:
+        """Give back what waiting for the lock needs; the log may be used again."""
+        self._handover.close()
 
     def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
         """The active file's descriptor for writing; made, or begun anew when it is full, with its name durable."""

@@ -51,28 +51,26 @@ class TaskFiles:
     def close(self) -> None:
         self._blanks.close()
 
-    def show(self, task_id: str, document: bytes) -> None:
-        """Write the task file; it was looked at under this lock.
+    def show(self, task_id: str, document: bytes, digest: str) -> Seen | None:
+        """Write the task file; it was looked at under this lock. Gives what stands there now, None where it is another.
 
         Where the disk refuses, the log has it all the same: the next holder of the lock tries again.
         """
         path, temporary = self._known.path(task_id), self.temporary(task_id)
-        entry = self._known.view.entries[task_id]
-        entry.signature = None
         try:
             written = self._blanks.fill(temporary, document)
             exchanged = files.swap_in(temporary, path)
         except OSError:
             files.remove(temporary)
-            return
+            return None
         if exchanged and not self._is_what_stood(task_id, temporary):
-            self._give_way(task_id, written)
-            return
+            self._give_way(task_id, (written, digest, time.time_ns()))
+            return None
         if exchanged:
             self._blanks.take_back(temporary)
-        entry.signature, entry.checked_ns = written, time.time_ns()
-        self.standing[task_id] = (written, entry.digest, entry.checked_ns)
+        seen = self.standing[task_id] = (written, digest, time.time_ns())
         self.behind.discard(task_id)
+        return seen
 
     def _is_what_stood(self, task_id: str, displaced: str) -> bool:
         """Whether a displaced file is the one that was looked at, and nobody's save of this very instant."""
@@ -93,10 +91,10 @@ class TaskFiles:
         except (OSError, NotRegular):
             return False
 
-    def _give_way(self, task_id: str, written: Signature) -> None:
+    def _give_way(self, task_id: str, written: Seen) -> None:
         """Somebody saved in the instant of the exchange: their file goes back to its place, and is examined there."""
         path, temporary = self._known.path(task_id), self.temporary(task_id)
-        self.standing[task_id] = (written, self._known.view.entries[task_id].digest, time.time_ns())
+        self.standing[task_id] = written
         self.unsettled.add(task_id)
         with suppress(OSError):
             if not files.swap_in(temporary, path) or self._is_what_stood(task_id, temporary):

@@ -26,7 +26,7 @@ from ssot.intents import Approve, Create, Dispatch, Intent, RemindOfDecision, Te
 from ssot.known import Known, Planned
 from ssot.reconcile import Reconciler
 from ssot.rules import Policy, Refusal, Refused, Signs
-from ssot.shown import TaskFiles
+from ssot.shown import Seen, TaskFiles
 from ssot.task import TASK_ID, Task, document_bytes, document_digest
 from ssot.terms import ProjectsFile, Reading, change_of, terms_for
 from ssot.texts import externalise
@@ -177,7 +177,7 @@ class Store(Known):
             elif drafts and self._was_just_told(drafts[0]):
                 drafts = ()
             try:
-                events = self._record(drafts, transaction, hold_back=untouchable)
+                events = self._record(drafts, transaction, hold_back=untouchable, last=True)
             except Refused as refused:  # only now: it would grow too large
                 self._record([self._move_refused(task_id, intent, actor, refused)], transaction)
                 raise
@@ -294,7 +294,7 @@ class Store(Known):
         with self._transaction(timeout, names) as transaction:
             untouchable = self._reconcile(names, transaction, quiet=False)
             outcome = self._outcome(delivery, transaction)
-            events = self._record([outcome.draft], transaction, hold_back=untouchable)
+            events = self._record([outcome.draft], transaction, hold_back=untouchable, last=True)
             return Delivered(delivery, events[0], outcome.effect, duplicate=outcome.duplicate)
 
     def _outcome(self, delivery: Delivery, transaction: Transaction) -> deliveries.Outcome:
@@ -320,7 +320,7 @@ class Store(Known):
             if KINDS[draft.type].changes_task:
                 raise ValueError(f"a {draft.type} changes its task: commit an intent")
         with self._transaction(timeout) as transaction:
-            return self._record(drafts, transaction)
+            return self._record(drafts, transaction, last=True)
 
     def tell_alarms(
         self, look: Callable[[Mapping[str, Raised]], Sequence[Draft]], timeout: float | None = None
@@ -409,7 +409,8 @@ class Store(Known):
             try:
                 yield transaction
             finally:
-                self._mark_applied(transaction)
+                if not self._astray:
+                    self._mark_applied(transaction)
 
     def _look_ahead(self, names: Sequence[str]) -> None:
         with self._mutex, self._named():
@@ -452,31 +453,46 @@ class Store(Known):
 
     def _mark_applied(self, transaction: Transaction) -> None:
         """Tell the next holder of the lock that the files show the log, if they do, and nothing is left to it."""
-        if self._voucher.left_to_the_server:
+        if transaction.is_over or self._voucher.left_to_the_server or self._shown.behind:
             return
-        if not self._shown.behind and not self._astray and transaction.applied != self._reader.place.seq:
+        if transaction.applied != self._reader.place.seq:
             transaction.mark_applied()
 
     # ------------------------------------------------------------------------------------ log, then file
 
     def _record(
-        self, drafts: Sequence[Draft], transaction: Transaction, *, hold_back: frozenset[str] = frozenset()
+        self,
+        drafts: Sequence[Draft],
+        transaction: Transaction,
+        *,
+        hold_back: frozenset[str] = frozenset(),
+        last: bool = False,
     ) -> list[Event]:
-        """Append drafts durably, take them in, and show them in the task files (but those held back)."""
+        """Append drafts durably, show them in the task files (but those held back), and take them in.
+
+        `last`: nothing else happens in this transaction, so that others have the lock while this process takes them in.
+        """
         if not drafts:
             return []
         plans = self._plan(drafts, transaction)
-        shown = {p.task.task_id: p.document for p in plans if p.task is not None and p.task.task_id not in hold_back}
+        shown = {p.task.task_id: p for p in plans if p.task is not None and p.task.task_id not in hold_back}
         self._shown.behind.update(shown)
         events = transaction.append([plan.event for plan in plans])
         # From here on it has happened: a crash leaves the files to whoever takes the lock next.
         self._astray = True
+        written = {
+            task_id: self._show(task_id, plan.document, plan.event.data["document_sha256"])
+            for task_id, plan in shown.items()
+        }
+        if last:
+            self._mark_applied(transaction)
+            transaction.end()
         for plan, event in zip(plans, events, strict=True):
             self._apply(event, plan)
         self._astray = False
         self._note_seen()
-        for task_id, document in shown.items():
-            self._show(task_id, document)
+        for task_id, seen in written.items():
+            self._note_shown(task_id, seen)
         return events
 
     def _plan(self, drafts: Sequence[Draft], transaction: Transaction) -> list[Planned]:
@@ -545,8 +561,13 @@ class Store(Known):
             mac.keep(self.home, key)
         return key.marked(event)
 
-    def _show(self, task_id: str, document: bytes) -> None:
-        self._shown.show(task_id, document)
+    def _show(self, task_id: str, document: bytes, digest: str) -> Seen | None:
+        return self._shown.show(task_id, document, digest)
+
+    def _note_shown(self, task_id: str, seen: Seen | None) -> None:
+        """Remember what stands in a task's file, so that it need not be read to be known."""
+        entry = self.view.entries[task_id]
+        entry.signature, _, entry.checked_ns = seen or (None, "", 0)
 
     # --------------------------------------------------------------------------------------- files by hand
 
@@ -595,7 +616,7 @@ class Store(Known):
         for task_id in found.rewrite:
             document = self.document(task_id)
             if document is not None:
-                self._show(task_id, document)
+                self._note_shown(task_id, self._show(task_id, document, self.view.entries[task_id].digest))
         return frozenset(found.untouchable)
 
     # ------------------------------------------------------------------------------------------ checkpoint
@@ -612,6 +633,7 @@ class Store(Known):
     def close(self) -> None:
         super().close()
         self._shown.close()
+        self.log.close()
 
     def checkpoint_age(self) -> int:
         """How many events a start would have to read again."""

@@ -20,6 +20,7 @@ from audit.log import verify
 from audit.stamp import Stamp
 from ssot import adopt, intents, replay
 from ssot.adopt import Adopted, Held, Outdated
+from ssot.shown import Seen
 from ssot.store import Refused, Store
 from ssot.task import Criterion
 from ssot.watch import Watcher
@@ -680,11 +681,11 @@ class Hooked(Store):
 
     save: Callable[[], None] | None = None
 
-    def _show(self, task_id: str, document: bytes) -> None:
+    def _show(self, task_id: str, document: bytes, digest: str) -> Seen | None:
         if self.save is not None:
             save, self.save = self.save, None
             save()
-        super()._show(task_id, document)
+        return super()._show(task_id, document, digest)
 
 
 def hooked(home: Path) -> Hooked:

@@ -89,6 +89,26 @@ def test_readers_do_not_wait_for_another_process_that_writes(tmp_path: Path) -> 
     waiting.join()
 
 
+def test_others_decide_on_it_while_a_commit_is_still_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = a_store(tmp_path), a_store(tmp_path)
+    walk = walk_to(one, "T-1", "new")
+    apply, stages = one._apply, list[str]()
+
+    def let_the_other_in(*given: Any) -> None:
+        two.refresh()
+        stages.append(json.loads(task_path(tmp_path, "T-1").read_bytes())["attempts"][-1]["dispatch"]["by"])
+        Walk(two).ack()
+        monkeypatch.undo()
+        apply(*given)
+
+    monkeypatch.setattr(one, "_apply", let_the_other_in)
+    assert walk.dispatch().task.attempts[-1].ack is None, "what was committed, not what came behind it"
+    assert stages == ["dispatcher"], "the file shows a commit before the lock is given back"
+    one.refresh()
+    assert walk.task.attempts[-1].ack is not None
+    assert replay.check(tmp_path).ok
+
+
 # ------------------------------------------------------------------------------------------------- idempotency
 
 
