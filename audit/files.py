@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import re
 import stat
@@ -90,9 +91,11 @@ class FileLock:
     """
 
     _instances: weakref.WeakSet[FileLock] = weakref.WeakSet()
+    _numbers = itertools.count()
 
     def __init__(self, path: Path, handover: Handover | None = None) -> None:
         self.path = path
+        self._number = next(FileLock._numbers)
         self._handover = handover
         self._thread = threading.Lock()
         FileLock._instances.add(self)
@@ -103,22 +106,29 @@ class FileLock:
 
         `meanwhile` is called now and then while another process has it, so that less is left to do under it.
         """
-        deadline = time.monotonic() + timeout
-        if not self._thread.acquire(timeout=timeout):
-            raise Busy(self._busy(timeout))
-        hold = Hold(self)
+        hold = self.open()
         try:
-            hold.fd = self._open()
-            self._wait(hold.fd, deadline, timeout, meanwhile)
+            hold.take(time.monotonic() + timeout, meanwhile)
             yield hold
         finally:
             hold.give_back()
 
-    def _open(self) -> int:
+    def open(self) -> Hold:
+        """Its sidecar, open; the lock is taken later."""
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            return Hold(self, os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
         except OSError as error:
             raise storage_error(error, f"the lock {self.path}") from None
+
+    def _take(self, fd: int, deadline: float, meanwhile: Callable[[], None]) -> None:
+        timeout = max(0.0, deadline - time.monotonic())
+        if not self._thread.acquire(timeout=timeout):
+            raise Busy(self._busy(timeout))
+        try:
+            self._wait(fd, deadline, timeout, meanwhile)
+        except BaseException:
+            self._thread.release()
+            raise
 
     def _wait(self, fd: int, deadline: float, timeout: float, meanwhile: Callable[[], None]) -> None:
         """Ask a few times, then stand in the kernel's queue: who only asks now and then may starve.
@@ -138,29 +148,34 @@ class FileLock:
         if not _Queued(fd).wait(deadline, meanwhile):
             raise Busy(self._busy(timeout))
 
-    def _release(self, fd: int) -> None:
-        if fd >= 0:
-            with suppress(OSError):  # explicitly: a child between fork and exec may share the descriptor
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
-        self._thread.release()
-
     def _busy(self, timeout: float) -> str:
         return f"the workspace's lock {self.path} was not free within {timeout:g} s: try again"
 
 
 class Hold:
-    """A lock that is held, until it is given back. `fd` is the sidecar's descriptor."""
+    """One opening of a lock's sidecar: the lock is taken at most once, and given back once."""
 
-    def __init__(self, lock: FileLock) -> None:
-        self.fd = -1
-        self._lock: FileLock | None = lock
+    def __init__(self, lock: FileLock, fd: int) -> None:
+        self.fd = fd
+        self.is_taken = False
+        self._lock = lock
+
+    def take(self, deadline: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Take the lock. Raises Busy when `time.monotonic()` has reached the deadline."""
+        self._lock._take(self.fd, deadline, meanwhile)
+        self.is_taken = True
 
     def give_back(self) -> None:
-        """Let the next one have it; once."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock._release(self.fd)
+        """Let the next one have it. What was given back stays so."""
+        fd, self.fd = self.fd, -1
+        taken, self.is_taken = self.is_taken, False
+        if taken:
+            with suppress(OSError):  # explicitly: a child between fork and exec may share the descriptor
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        if fd >= 0:
+            os.close(fd)
+        if taken:
+            self._lock._thread.release()
 
 
 class _Queued(threading.Thread):
@@ -214,7 +229,8 @@ _over_fork = threading.local()
 
 
 def _acquire_all() -> None:
-    _over_fork.held = list(FileLock._instances)
+    # in the order in which they were made: who needs two locks has made the outer one first
+    _over_fork.held = sorted(FileLock._instances, key=lambda lock: lock._number)
     for lock in _over_fork.held:
         lock._thread.acquire()
 
@@ -234,8 +250,8 @@ if hasattr(os, "register_at_fork"):
 sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
-def append_durably(fd: int, data: bytes, end: int) -> None:
-    """Write `data` at offset `end` of the file and make it durable: this call's return is the commit point.
+def append(fd: int, data: bytes, end: int) -> None:
+    """Write `data` at offset `end` of the file, its end. It is not durable yet: `sync_appended` comes next.
 
     A failed write is taken back, so that the file ends where it ended. Raises StorageFailed; SyncFailed when
     nobody can know what is on the disk.
@@ -248,6 +264,10 @@ def append_durably(fd: int, data: bytes, end: int) -> None:
         except OSError as second:
             raise SyncFailed(f"the log could not be cut back to {end} bytes ({second.strerror})") from error
         raise storage_error(error, "the log") from None
+
+
+def sync_appended(fd: int) -> None:
+    """Make what was appended durable: this call's return is the commit point. Raises SyncFailed."""
     try:
         sync_data(fd)
     except OSError as error:

@@ -24,16 +24,15 @@ class Handover:
     """
 
     def __init__(self, sidecar: Path) -> None:
-        self._sidecar = sidecar
+        self.sidecar = sidecar
         self._pid = -1
         self._inotify: INotify | None = None
         self._poll: select.poll | None = None
 
     def wait(self) -> bool:
         """Wait until somebody gave the lock back, at most `PATIENCE_MS`. False, at once, where one cannot wait here."""
-        if not self._is_open():
+        if not self._is_open() or self._inotify is None or self._poll is None:
             return False
-        assert self._inotify is not None and self._poll is not None
         if self._poll.poll(PATIENCE_MS):
             with suppress(BlockingIOError):
                 os.read(self._inotify.fileno(), 4096)
@@ -61,6 +60,6 @@ class Handover:
         with suppress(OSError):  # no instance or watch left
             inotify = INotify(nonblocking=True)
             self._inotify = inotify
-            inotify.add_watch(self._sidecar, flags.CLOSE_WRITE)
+            inotify.add_watch(self.sidecar, flags.CLOSE_WRITE)
             self._poll = select.poll()
             self._poll.register(inotify.fileno(), select.POLLIN)

@@ -475,12 +475,22 @@ def _boot_id() -> str:
 BOOT: Final = _boot_id()
 
 
-class Transaction:
-    """What may be done while the workspace's lock is held: place events, append them durably."""
+class Unfinished(Exception):
+    """Somebody who came before has left work undone, or asks for another order: begin again, alone."""
 
-    def __init__(self, log: AuditLog, reader: LogReader, hold: Hold) -> None:
+
+class Transaction:
+    """What may be done while it is one's turn: place events, append them durably, show what they make.
+
+    There are two locks. Whoever has the turn reads the log and decides on it. Whoever has the log's lock, too, may
+    append; it can pass the turn on as soon as its lines are written, and makes them durable and visible while the next
+    one decides already. That one appends when all before it is done, or knows that it must do it itself.
+    """
+
+    def __init__(self, log: AuditLog, reader: LogReader, turn: Hold, hold: Hold) -> None:
         self._log = log
         self._reader = reader
+        self._turn = turn
         self._hold = hold
         self._marker = self._found = Marker.load(hold.fd)
         self.stamp: Stamp = Stamp("", log.clock.new_id)
@@ -495,6 +505,32 @@ class Transaction:
     def mark_applied(self) -> None:
         """Every event so far shows in its task file."""
         self._marker = replace(self._marker, boot=BOOT, applied=self._reader.place.seq)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether everybody who appended before has shown it, or is dead."""
+        return self._hold.is_taken
+
+    def be_alone(self, deadline: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until whoever appended before has shown what it appended, or is dead. Raises Busy."""
+        self._hold.take(deadline, meanwhile)
+        self._marker = self._found = Marker.load(self._hold.fd)
+
+    def begin_beside(self, take_in: Callable[[list[Event]], object]) -> None:
+        """Catch up with the others, of whom one may still be showing what it appended.
+
+        Raises Unfinished where the log's end has to be mended first, and where nobody knows what the files show.
+        """
+        if not self._reader.is_at_end():
+            take_in(self._reader.read())
+        if not self._reader.is_at_end() or self.applied < 0:
+            raise Unfinished
+        self.stamp = self._log.clock.stamp(self._reader.place.time)
+
+    def check_finished(self) -> None:
+        """Whether everything before is durable and shown. Raises Unfinished."""
+        if self.applied != self._reader.place.seq or not self._is_synced():
+            raise Unfinished
 
     def begin(self, take_in: Callable[[list[Event]], object]) -> None:
         """Catch up with the others, put a torn tail aside, make sure that what was read is durable.
@@ -571,10 +607,11 @@ class Transaction:
             correlationid=draft.correlationid,
         )
 
-    def append(self, events: Sequence[Event]) -> list[Event]:
+    def append(self, events: Sequence[Event], *, last: bool = False) -> list[Event]:
         """Append placed events, all in one write and one sync. This call's return is the commit point.
 
         A crash inside leaves a prefix of them, or a torn tail that the next holder of the lock puts aside.
+        `last`: no more is appended in this transaction, so that the next one can decide during the sync.
         Raises StorageFailed (nothing was written), SyncFailed (this process must stop writing).
         """
         sealed = [seal(event) for event in events]
@@ -582,7 +619,10 @@ class Transaction:
         log.check_healthy()
         fd = log.open_active(rotate_at=log.segment_bytes, reader=reader)
         try:
-            files.append_durably(fd, b"".join(event.line + b"\n" for event in sealed), reader.offset)
+            files.append(fd, b"".join(event.line + b"\n" for event in sealed), reader.offset)
+            if last:
+                self._turn.give_back()
+            files.sync_appended(fd)
         finally:
             os.close(fd)
         for event in sealed:
@@ -599,13 +639,14 @@ class Transaction:
         )
 
     def end(self) -> None:
-        """Leave behind what the next holder of the lock may rely on, and let it have the lock; once."""
+        """Leave behind what the next one may rely on, and let it go on; once."""
         if self.is_over:
             return
         self.is_over = True
-        if self._marker is not self._found:
+        if self._hold.is_taken and self._marker is not self._found:
             self._marker.store(self._hold.fd)
         self._hold.give_back()
+        self._turn.give_back()
 
 
 def seal(event: Event) -> Event:
@@ -635,8 +676,8 @@ class AuditLog:
         self.clock = clock or Clock()
         self.segment_bytes = segment_bytes
         self._active = folder / ACTIVE
-        self._handover = Handover(folder / ".lock")
-        self._lock = FileLock(folder / ".lock", self._handover)
+        self._handovers = [Handover(folder / name) for name in (".turn", ".lock")]
+        self._turn, self._lock = (FileLock(one.sidecar, one) for one in self._handovers)
         self._poisoned: StorageFailed | None = None
 
     @contextmanager
@@ -645,25 +686,36 @@ class AuditLog:
         reader: LogReader,
         timeout: float = files.LOCK_TIMEOUT_S,
         meanwhile: Callable[[], None] = lambda: None,
+        *,
+        alone: bool = True,
     ) -> Iterator[Transaction]:
-        """Hold the workspace's lock; `begin` comes next. Raises Busy, StorageFailed.
+        """Have the turn and the log's lock; `begin` comes next. Raises Busy, StorageFailed.
 
-        `meanwhile` is called now and then while another process has the lock.
+        `meanwhile` is called now and then while another process has what is waited for. Not `alone`: the turn only;
+        `begin_beside` comes next, and `be_alone` before anything is appended.
         """
         self.check_healthy()
-        with self._lock.hold(timeout, meanwhile) as hold:
-            transaction = Transaction(self, reader, hold)
-            try:
-                yield transaction
-            except SyncFailed as error:
-                self._poisoned = self._poisoned or error
-                raise
-            finally:
-                transaction.end()
+        deadline = time.monotonic() + timeout
+        hold = self._lock.open()
+        try:
+            with self._turn.hold(timeout, meanwhile) as turn:
+                transaction = Transaction(self, reader, turn, hold)
+                try:
+                    if alone:
+                        transaction.be_alone(deadline, meanwhile)
+                    yield transaction
+                except SyncFailed as error:
+                    self._poisoned = self._poisoned or error
+                    raise
+                finally:
+                    transaction.end()
+        finally:
+            hold.give_back()
 
     def close(self) -> None:
         """Give back what waiting for the lock needs; the log may be used again."""
-        self._handover.close()
+        for handover in self._handovers:
+            handover.close()
 
     def open_active(self, rotate_at: int | None = None, reader: LogReader | None = None) -> int:
         """The active file's descriptor for writing; made, or begun anew when it is full, with its name durable."""

@@ -87,6 +87,30 @@ class Reconciler:
             return True
         return f"{name}.json" in self._known.view.held
 
+    def is_as_the_log_says(self, name: str) -> bool:
+        """Whether there is nothing to settle about a task: its file shows what the log says, and nothing lies aside.
+
+        What was seen is noted for the exchange, as `examine` does.
+        """
+        self._known.take_up(name)
+        entry = self._known.view.entries.get(name)
+        if f"{name}.json" in self._known.view.held or os.path.lexists(self._shown.temporary(name)):
+            return False
+        self._shown.standing[name] = None
+        try:
+            status = os.lstat(self._known.path(name))
+        except FileNotFoundError:
+            return entry is None
+        except OSError:
+            return False
+        if entry is None:
+            return False
+        if not self._shown.is_known(name, status) and self._known.from_file(entry) is None:
+            return False
+        assert entry.signature is not None
+        self._shown.standing[name] = (entry.signature, entry.digest, entry.checked_ns)
+        return True
+
     def _examine_one(self, name: str, stamp: Stamp, found: Findings, *, quiet: bool) -> None:
         self._known.take_up(name)
         self._shown.behind.discard(name)

@@ -16,7 +16,7 @@ from audit import files, mac
 from audit import log as audit_log
 from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event, encode
 from audit.files import StorageFailed
-from audit.log import AuditLog, Place, Rewound, Transaction
+from audit.log import AuditLog, Place, Rewound, Transaction, Unfinished
 from audit.stamp import Clock
 from ssot import checkpoint, rules
 from ssot.alarms import Raised
@@ -63,6 +63,17 @@ class IdempotencyKey:
 
     key: str
     body: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a commit is asked to do."""
+
+    task_id: str
+    intent: Intent
+    actor: str
+    on_behalf_of: str | None
+    idempotency: IdempotencyKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,26 +177,100 @@ class Store(Known):
             Busy, StorageFailed, Corrupt: nothing was done.
         """
         _check_task_id(task_id)
-        with self._transaction(timeout, [task_id]) as transaction:
-            if idempotency is not None and (first := self.view.recall(idempotency.key, transaction.stamp.now)):
-                return self._repeat(first.seq, first.body, first.refused, idempotency)
-            untouchable = self._reconcile([task_id], transaction, quiet=False)
-            ruling = self._ruling(task_id, intent, actor, transaction, on_behalf_of)
-            drafts = ruling.drafts
-            if idempotency is not None:
-                drafts = _with_idempotency(drafts, ruling.refusal, idempotency)
-            elif drafts and self._was_just_told(drafts[0]):
-                drafts = ()
+        asked = _Asked(task_id, intent, actor, on_behalf_of, idempotency)
+        deadline = time.monotonic() + self._limit(timeout)
+        try:
+            return self._commit_beside(asked, deadline)
+        except Unfinished:
+            return self._commit_alone(asked, deadline)
+
+    def _commit_beside(self, asked: _Asked, deadline: float) -> Committed:
+        """Decide while another process still syncs and shows what it appended, where that is about other tasks.
+
+        Raises Unfinished where there is more to do than that; nothing was done then.
+        """
+        self._make_ready([asked.task_id])
+        limit = max(0.0, deadline - time.monotonic())
+        with self._named(), self.log.transact(self._reader, limit, self._catch_up, alone=False) as transaction:
+            with self._mutex:
+                self._begin_beside(asked, transaction)
+                if (first := self._first_answer(asked, transaction)) is not None:
+                    return first
+                ruling, drafts = self._judged(asked, transaction)
+                plans = self._plan_beside(drafts, transaction)
+            if plans:  # others' lock without the mutex: readers of this process never wait for it
+                transaction.be_alone(deadline, self._catch_up)
+            with self._mutex:
+                if plans:
+                    self._check_finished(plans, transaction)
+                return self._answer(asked, ruling, drafts, self._carry_out(plans, transaction, last=True))
+
+    def _begin_beside(self, asked: _Asked, transaction: Transaction) -> None:
+        if not self._is_sound():
+            raise Unfinished
+        with self._all_or_broken():
+            try:
+                transaction.begin_beside(self._take_in)
+            except Rewound:
+                raise Unfinished from None
+        self._note_seen()
+        self._shown.standing.clear()
+        self._voucher.left_to_the_server = False
+        if self._shown.behind or not self._reconciler.is_as_the_log_says(asked.task_id):
+            raise Unfinished  # somebody's edit, or a change that is not shown, and so perhaps not durable, yet
+
+    def _plan_beside(self, drafts: Sequence[Draft], transaction: Transaction) -> list[Planned]:
+        try:
+            return self._plan(drafts, transaction)
+        except Refused:  # it would grow too large, which is recorded
+            raise Unfinished from None
+
+    def _check_finished(self, plans: Sequence[Planned], transaction: Transaction) -> None:
+        """Whether the plans still continue the log, and all before them is done. Raises Unfinished."""
+        transaction.check_finished()
+        if not self._is_sound() or plans[0].event.prev != self._reader.place.digest:  # the log was replaced
+            raise Unfinished
+
+    def _commit_alone(self, asked: _Asked, deadline: float) -> Committed:
+        with self._transaction(max(0.0, deadline - time.monotonic()), [asked.task_id]) as transaction:
+            if (first := self._first_answer(asked, transaction)) is not None:
+                return first
+            untouchable = self._reconcile([asked.task_id], transaction, quiet=False)
+            ruling, drafts = self._judged(asked, transaction)
             try:
                 events = self._record(drafts, transaction, hold_back=untouchable, last=True)
             except Refused as refused:  # only now: it would grow too large
-                self._record([self._move_refused(task_id, intent, actor, refused)], transaction)
+                self._record([self._move_refused(asked, refused)], transaction)
                 raise
-            if ruling.refusal is not None:
-                raise Refused(ruling.refusal)
-            document = self.document(task_id)
-            assert document is not None
-            return Committed(self._parsed(task_id, document), document, tuple(events))
+            return self._answer(asked, ruling, drafts, events)
+
+    def _judged(self, asked: _Asked, transaction: Transaction) -> tuple[rules.Ruling, tuple[Draft, ...]]:
+        """What the rules say, and what is to be recorded of it."""
+        ruling = self._ruling(asked.task_id, asked.intent, asked.actor, transaction, asked.on_behalf_of)
+        if asked.idempotency is not None:
+            return ruling, _with_idempotency(ruling.drafts, ruling.refusal, asked.idempotency)
+        return ruling, () if ruling.drafts and self._was_just_told(ruling.drafts[0]) else ruling.drafts
+
+    def _answer(
+        self, asked: _Asked, ruling: rules.Ruling, drafts: Sequence[Draft], events: Sequence[Event]
+    ) -> Committed:
+        if drafts:
+            self._note_told(drafts[0])
+        if ruling.refusal is not None:
+            raise Refused(ruling.refusal)
+        document = self.document(asked.task_id)
+        assert document is not None
+        return Committed(self._parsed(asked.task_id, document), document, tuple(events))
+
+    def _first_answer(self, asked: _Asked, transaction: Transaction) -> Committed | None:
+        """What the same key was answered before; None where it is new."""
+        key = asked.idempotency
+        first = self.view.recall(key.key, transaction.stamp.now) if key is not None else None
+        if key is None or first is None:
+            return None
+        if first.seq > transaction.applied and not transaction.is_alone:
+            raise Unfinished  # it may not be durable yet
+        return self._repeat(first.seq, first.body, first.refused, key)
 
     def commit_many(self, intents: Sequence[tuple[str, Intent]], *, actor: str) -> list[Committed | Refused]:
         """Several intents on different tasks under one lock and, chunk by chunk, one sync. Answers in order."""
@@ -262,6 +347,8 @@ class Store(Known):
 
     def _record_projects(self, reading: Reading, transaction: Transaction) -> None:
         changed = change_of(reading, self.view.projects)
+        if changed is not None and not transaction.is_alone:
+            raise Unfinished
         if changed is not None:
             self._record([changed], transaction)
 
@@ -336,19 +423,18 @@ class Store(Known):
         """Whether the same caller was refused the same thing within `REFUSAL_S`: a loop must not fill the disk."""
         if draft.type != "move_refused":
             return False
-        key = (draft.subject, draft.actor, draft.data["move"], draft.data["code"])
-        now = time.monotonic()
-        if now - self._refused.get(key, -REFUSAL_S) < REFUSAL_S:
-            return True
-        if len(self._refused) > 4096:
-            self._refused.clear()
-        self._refused[key] = now
-        return False
+        return time.monotonic() - self._refused.get(_refusal_key(draft), -REFUSAL_S) < REFUSAL_S
 
-    def _move_refused(self, task_id: str, intent: Intent, actor: str, refused: Refused) -> Draft:
-        entry = self.view.entries.get(task_id)
-        data = {"move": rules.move_name(intent), "code": refused.code, "detail": refused.detail}
-        return Draft("move_refused", actor, data, task_id, self.task(task_id).correlation_id if entry else None)
+    def _note_told(self, draft: Draft) -> None:
+        if draft.type == "move_refused":
+            if len(self._refused) > 4096:
+                self._refused.clear()
+            self._refused[_refusal_key(draft)] = time.monotonic()
+
+    def _move_refused(self, asked: _Asked, refused: Refused) -> Draft:
+        task = self.task_or_none(asked.task_id)
+        data = {"move": rules.move_name(asked.intent), "code": refused.code, "detail": refused.detail}
+        return Draft("move_refused", asked.actor, data, asked.task_id, task.correlation_id if task else None)
 
     def _signs(self, task_id: str) -> Signs:
         attempt = self.view.opened.get(task_id)
@@ -391,10 +477,8 @@ class Store(Known):
         The lock first, then the view: readers of this process never wait while another process holds the lock.
         `names` are the tasks that it is about: what nobody changes until then need not be read under the lock.
         """
-        limit = self.settings.lock_timeout_s if timeout is None else timeout
-        self._catch_up()
-        self._shown.prepare()
-        self._look_ahead(names)
+        limit = self._limit(timeout)
+        self._make_ready(names)
         with self._named(), self.log.transact(self._reader, limit, self._catch_up) as transaction, self._mutex:
             with self._all_or_broken():
                 try:
@@ -412,7 +496,13 @@ class Store(Known):
                 if not self._astray:
                     self._mark_applied(transaction)
 
-    def _look_ahead(self, names: Sequence[str]) -> None:
+    def _limit(self, timeout: float | None) -> float:
+        return self.settings.lock_timeout_s if timeout is None else timeout
+
+    def _make_ready(self, names: Sequence[str]) -> None:
+        """Do before the lock what need not be done under it."""
+        self._catch_up()
+        self._shown.prepare()
         with self._mutex, self._named():
             for name in names:
                 self._reconciler.needs_a_look(name)
@@ -472,13 +562,23 @@ class Store(Known):
 
         `last`: nothing else happens in this transaction, so that others have the lock while this process takes them in.
         """
-        if not drafts:
-            return []
         plans = self._plan(drafts, transaction)
+        return self._carry_out(plans, transaction, hold_back=hold_back, last=last)
+
+    def _carry_out(
+        self,
+        plans: Sequence[Planned],
+        transaction: Transaction,
+        *,
+        hold_back: frozenset[str] = frozenset(),
+        last: bool = False,
+    ) -> list[Event]:
+        if not plans:
+            return []
         shown = {p.task.task_id: p for p in plans if p.task is not None and p.task.task_id not in hold_back}
         self._shown.behind.update(shown)
-        events = transaction.append([plan.event for plan in plans])
-        # From here on it has happened: a crash leaves the files to whoever takes the lock next.
+        events = transaction.append([plan.event for plan in plans], last=last)
+        # From here on it has happened: a crash leaves the files to whoever comes next.
         self._astray = True
         written = {
             task_id: self._show(task_id, plan.document, plan.event.data["document_sha256"])
@@ -638,6 +738,10 @@ class Store(Known):
     def checkpoint_age(self) -> int:
         """How many events a start would have to read again."""
         return self._reader.place.seq - self._checkpoint_seq
+
+
+def _refusal_key(draft: Draft) -> tuple[Any, ...]:
+    return draft.subject, draft.actor, draft.data["move"], draft.data["code"]
 
 
 def _check_task_id(task_id: str) -> None:

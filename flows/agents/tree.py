@@ -18,7 +18,15 @@ _TIMEOUT_S: Final = 120
 _PLAIN: Final = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=true")
 _DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--binary")
 # Where an agent works in the workspace itself: what kircerta writes there is nobody's change.
-_OURS: Final = (".kircerta/**", "ssot/tasks/**", "ssot/blobs/**", "audit/.lock", "audit/*.jsonl", "reports/runs/**")
+_OURS: Final = (
+    ".kircerta/**",
+    "ssot/tasks/**",
+    "ssot/blobs/**",
+    "audit/.lock",
+    "audit/.turn",
+    "audit/*.jsonl",
+    "reports/runs/**",
+)
 _PREFIXES: Final = ("--src-prefix=a/", "--dst-prefix=b/")
 
 

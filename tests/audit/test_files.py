@@ -108,7 +108,7 @@ def test_an_append_that_fails_is_taken_back(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "log", os.O_RDONLY)
     try:
         with pytest.raises((StorageFailed, OSError)):
-            files.append_durably(fd, b"two\n", 4)
+            files.append(fd, b"two\n", 4)
     finally:
         os.close(fd)
     assert (tmp_path / "log").read_bytes() == b"one\n"
