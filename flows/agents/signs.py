@@ -73,7 +73,13 @@ class Reader(Protocol):
 
 
 class CodexReader:
-    """The events of `codex exec --json`: thread.*, turn.*, item.*."""
+    """The events of `codex exec --json`: thread.*, turn.*, item.*.
+
+    An `error` may be followed by another try ("Reconnecting... 1/5"): it is why a run broke only where nothing ends it.
+    """
+
+    def __init__(self) -> None:
+        self._error = ""
 
     def take(self, line: str) -> list[Sign]:
         event = _object(line)
@@ -81,13 +87,18 @@ class CodexReader:
         if kind == "item.completed":
             return _codex_item(_dict(event.get("item")))
         if kind == "turn.completed":
+            self._error = ""
             return [Ended()]
-        if kind in ("turn.failed", "error"):
-            return [Broke(str(_dict(event.get("error")).get("message") or event.get("message") or kind))]
+        if kind == "turn.failed":
+            self._error = str(_dict(event.get("error")).get("message") or self._error or kind)
+            return [Alive(kind)]
+        if kind == "error":
+            self._error = str(event.get("message") or kind)
+            return [Alive(self._error)]
         return [Alive(" ".join(filter(None, (kind, str(_dict(event.get("item")).get("type", ""))))) or "output")]
 
     def end(self) -> list[Sign]:
-        return []
+        return [Broke(self._error)] if self._error else []
 
 
 def _codex_item(item: dict[str, Any]) -> list[Sign]:

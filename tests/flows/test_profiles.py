@@ -16,7 +16,7 @@ import pytest
 from flows.agents import profiles
 from flows.agents.protocol import AgentFailed, Message, Silent, job_line
 from flows.agents.registry import Agents, BadAgentsFile, UnknownAgent
-from flows.agents.signs import READERS, Alive
+from flows.agents.signs import READERS, Alive, Broke
 from flows.agents.tree import Tree, TreeFailed
 from flows.here import run_here
 from flows.pipeline import Order
@@ -212,6 +212,19 @@ def test_a_program_that_breaks_says_why(profile: str, why: str, tmp_path: Path, 
     (end,) = hear(Agents(tmp_path), "it", job())
     assert isinstance(end, AgentFailed)
     assert why in end.detail
+
+
+def test_a_connection_that_was_lost_and_found_again_breaks_nothing(tmp_path: Path, checkout: Path) -> None:
+    configure(tmp_path, "codex", checkout, "reconnect")
+    ack, result = hear(Agents(tmp_path), "it", job())
+    assert (ack.type, result.body["outcome"]) == ("ack", "completed")
+
+
+def test_an_error_that_a_program_ended_on_is_why_it_broke() -> None:
+    reader = READERS["codex"]()
+    (sign,) = reader.take('{"type":"error","message":"Reconnecting... 1/5 (no route)"}')
+    assert sign == Alive("Reconnecting... 1/5 (no route)")
+    assert reader.end() == [Broke("Reconnecting... 1/5 (no route)")]
 
 
 def test_a_run_without_an_answer_is_a_failed_result_with_what_was_seen(tmp_path: Path, checkout: Path) -> None:

@@ -56,9 +56,13 @@ def main() -> int:
         return acting.wrong_use(f"{part} in {given.sandbox}")
     tell("thread.started", thread_id="0199a213-81c0-7800-8aa1-bbab2a035a53")
     tell("turn.started")
+    if acting.MODE in ("broken", "reconnect"):
+        tell("error", message="Reconnecting... 1/5 (unexpected status 401 Unauthorized)")
     if acting.MODE == "broken":
-        tell("turn.failed", error={"message": "401 Unauthorized"})
+        tell("error", message="unexpected status 401 Unauthorized")
+        tell("turn.failed", error={"message": "unexpected status 401 Unauthorized"})
         return 1
+    item("error", 1, message="Model metadata not found. Defaulting to fallback metadata.")
     item("reasoning", 0, text="**Reading the task**")
     if acting.MODE == "early" and part == "echo":
         acting.edit(early=True)
