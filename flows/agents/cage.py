@@ -27,6 +27,8 @@ from contextlib import suppress
 from typing import Any
 
 NOT_STARTED = 127
+SHUT_IN = "AGENT_IS_SHUT_IN"
+"""A variable of the program's: the cage is closed around it, and it need not, and cannot, close one of its own."""
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
 CLONE_NEWIPC, CLONE_NEWUTS = 0x08000000, 0x04000000
@@ -56,6 +58,7 @@ def main(arguments: list[str]) -> int:
     _tell(spec, in_force)
     if spec.get("required") and in_force["missing"]:
         return NOT_STARTED
+    os.environ[SHUT_IN] = "1"
     return _run(command)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final
 
-from flows.agents import answers, prompts
+from flows.agents import answers, cage, prompts
 from flows.agents.play import Line
 from flows.agents.signs import READERS, Alive, Broke, Edited, Ended, Looked, Ran, Reader, Said, Sign
 from flows.agents.tree import Tree, TreeFailed, top_of
@@ -126,11 +126,12 @@ class Adapter:
         file.write_text(prompt)
         session = f"kircerta-{self._job['dispatch']['dispatch_id']}-{name}"
         told = {"{prompt_file}": str(file), "{session}": session, "{scratch}": str(self._scratch)}
-        command = [_filled(word, told) for word in (*self._profile["program"], *self._profile[part])]
+        arguments = (self._profile["shut_in"] if cage.SHUT_IN in os.environ else self._profile)[part]
+        command = [_filled(word, told) for word in (*self._profile["program"], *arguments)]
         by_stdin = self._profile["prompt"] == "stdin"
         with open(file if by_stdin else os.devnull, "rb") as stdin:
             try:
-                self._program = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE)
+                self._program = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, env=self._environment())
             except OSError as error:
                 raise Stop(NOT_STARTED, f"{command[0]}: {error.strerror}") from None
         assert self._program.stdout is not None
@@ -140,6 +141,14 @@ class Adapter:
         if heard.exit_code:
             raise Stop(max(1, heard.exit_code), f"{command[0]} ended with exit code {heard.exit_code}")
         return heard
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, and what the profile adds where nothing stands; in a cage, no home that cannot be written there."""
+        kept = {name: value for name, value in os.environ.items() if name not in self._profile["homes"]}
+        homes = {name: os.environ[name] for name in self._profile["homes"] if name in os.environ}
+        if cage.SHUT_IN in os.environ:
+            homes = {name: folder for name, folder in homes.items() if os.access(folder, os.W_OK)}
+        return {**self._profile["env"], **kept, **homes}
 
     def _listen(self, reader: Reader, stdout: IO[bytes], log: answers.WorkLog | None) -> Heard:
         heard, over = Heard(), False

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 Part = Literal["echo", "work", "review"]
+PARTS: Final[tuple[Part, ...]] = ("echo", "work", "review")
 
 _ROOT: Final = Path(__file__).parents[2]
 _START: Final = (
@@ -33,10 +34,14 @@ class Profile(BaseModel):
         program: what is started, before the arguments of a part.
         echo, work, review: arguments of each part. `{prompt_file}`, `{scratch}` and `{session}` are put in by the
             adapter, `{options}` stands for the arguments of the options.
+        shut_in: arguments that take the place of a part's where the cage is closed around the program (cage.py):
+            one that shuts its commands in by itself cannot do so in there.
         prompt: how the prompt gets there: on stdin, or in the file that `{prompt_file}` names.
         reader: whose output it is (flows/agents/signs.py).
         options: the arguments that an option of a dispatch becomes; `{}` is its value.
         pass_env: variables that the program takes its keys from.
+        homes: those of them that name a folder in which it also writes; one that cannot be written does not count.
+        env: what is set for it where nothing else is.
         own_files: what the program keeps in the work tree for itself.
     """
 
@@ -47,10 +52,13 @@ class Profile(BaseModel):
     echo: Words = ()
     work: Words = ()
     review: Words = ()
+    shut_in: dict[Part, Words] = Field(default_factory=dict)
     prompt: Literal["stdin", "file"] = "stdin"
     reader: Literal["codex", "claude", "openclaw", "text"] = "text"
     options: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     pass_env: Words = ()
+    homes: Words = ()
+    env: dict[str, str] = Field(default_factory=dict)
     own_files: Words = ()
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -62,10 +70,11 @@ class Profile(BaseModel):
             if not _VALUE.fullmatch(str(value)):
                 raise ValueError(f"{key} has to begin with a letter or a digit, without blanks")
 
-    def line(self, part: Part, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def line(self, part: Part, options: Mapping[str, Any], *, shut_in: bool = False) -> tuple[str, ...]:
         """The command line of a part, with places left for the prompt and the session."""
         chosen = [word.replace("{}", str(value)) for key, value in options.items() for word in self.options[key]]
         given: tuple[str, ...] = getattr(self, part)
+        given = self.shut_in.get(part, given) if shut_in else given
         return (*self.program, *(one for word in given for one in (chosen if word == "{options}" else [word])))
 
     def command(self, options: Mapping[str, Any], secrets: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,14 +84,20 @@ class Profile(BaseModel):
         """
         self.check_options(options)
         spec = {
-            **{part: self.line(part, options)[len(self.program) :] for part in ("echo", "work", "review")},
+            **self._arguments(options, shut_in=False),
+            "shut_in": self._arguments(options, shut_in=True),
             "prompt": self.prompt,
             "reader": self.reader,
             "secrets": secrets,
+            "homes": self.homes,
+            "env": self.env,
             "own_files": self.own_files,
         }
         # the program's words by themselves: what they name is shown to the agent that is shut in
         return (sys.executable, "-I", "-S", "-c", _START, str(_ROOT), json.dumps(spec), *self.program)
+
+    def _arguments(self, options: Mapping[str, Any], *, shut_in: bool) -> dict[str, tuple[str, ...]]:
+        return {part: self.line(part, options, shut_in=shut_in)[len(self.program) :] for part in PARTS}
 
 
 _MODEL: Final = ("--model", "{}")
@@ -95,6 +110,14 @@ _AIDER: Final = (
     *("--no-detect-urls", "--no-suggest-shell-commands", "--analytics-disable", "{options}"),
     *("--chat-history-file", "{scratch}/chat.md", "--input-history-file", "{scratch}/input"),
 )
+# Where git knows no name, aider writes one into the repository's configuration; from here it comes by the environment.
+_IDENTITY: Final = {
+    "GIT_CONFIG_COUNT": "2",
+    "GIT_CONFIG_KEY_0": "user.name",
+    "GIT_CONFIG_VALUE_0": "aider",
+    "GIT_CONFIG_KEY_1": "user.email",
+    "GIT_CONFIG_VALUE_1": "aider@localhost",
+}
 _OPENCLAW: Final = ("agent", "--local", "--json", "--session-id", "{session}", "--message-file", "{prompt_file}")
 
 BUILT_IN: Final[dict[str, Profile]] = {
@@ -104,9 +127,12 @@ BUILT_IN: Final[dict[str, Profile]] = {
         echo=(*_CODEX, "read-only", "-"),
         work=(*_CODEX, "workspace-write", "-"),
         review=(*_CODEX, "read-only", "-"),
+        # its own sandbox needs namespaces, which the cage does not give; the cage does what it would do
+        shut_in=dict.fromkeys(("work", "review"), (*_CODEX, "danger-full-access", "-")),
         reader="codex",
         options={"model": _MODEL, "user_profile": ("--profile", "{}")},
         pass_env=("CODEX_API_KEY", "CODEX_HOME"),
+        homes=("CODEX_HOME",),
     ),
     "claude-code": Profile(
         about="Anthropic's Claude Code, `claude -p --output-format stream-json`",
@@ -138,6 +164,7 @@ BUILT_IN: Final[dict[str, Profile]] = {
         prompt="file",
         options={"model": _MODEL},
         pass_env=("ANTHROPIC_API_KEY", "OPENAI_API_KEY"),
+        env=_IDENTITY,
         own_files=(".aider*", ".aider*/**"),
     ),
     "command": Profile(about="any command: the prompt on stdin, its answer as text on stdout"),

@@ -101,7 +101,9 @@ class AgentConfig(Confinement):
             return None
         own = {"program": self.command or None, "echo": self.echo_args, "work": self.work_args}
         changes = {key: value for key, value in {**own, "review": self.review_args}.items() if value is not None}
-        return profiles.BUILT_IN[self.profile].model_copy(update=changes)
+        known = profiles.BUILT_IN[self.profile]
+        shut_in = {part: words for part, words in known.shut_in.items() if part not in changes}
+        return known.model_copy(update={**changes, "shut_in": shut_in})
 
     @model_validator(mode="after")
     def _fits_the_profile(self) -> Self:

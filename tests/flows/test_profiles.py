@@ -15,11 +15,12 @@ import pytest
 
 from flows.agents import profiles
 from flows.agents.protocol import AgentFailed, Message, Silent, job_line
-from flows.agents.registry import Agents, BadAgentsFile, UnknownAgent
+from flows.agents.registry import AgentConfig, Agents, BadAgentsFile, UnknownAgent
 from flows.agents.signs import READERS, Alive, Broke
 from flows.agents.tree import Tree, TreeFailed
 from flows.here import run_here
 from flows.pipeline import Order
+from flows.workspace import Workspace
 from ssot.diff import paths
 from ssot.intents import Create
 from ssot.task import AckBody, ResultBody, VerdictBody, parse_part
@@ -127,6 +128,30 @@ def test_commands_are_in_the_work_log_with_their_exit_codes(profile: str, tmp_pa
     assert [op["exit_code"] for op in tests] == [1, 0]
     assert all(op["criterion_refs"] == ["AC-1", "AC-2"] for op in tests)
     assert "2 passed" in tests[1]["detail"]
+
+
+def test_a_program_that_is_not_shut_in_keeps_its_own_sandbox() -> None:
+    codex = profiles.BUILT_IN["codex"]
+    assert "workspace-write" in codex.line("work", {})
+    assert "danger-full-access" in codex.line("work", {}, shut_in=True)
+    assert "read-only" in codex.line("echo", {}, shut_in=True)
+
+
+def test_arguments_of_the_file_count_also_where_the_program_is_shut_in() -> None:
+    config = AgentConfig(principal="it", profile="codex", work_args=("exec", "-"))
+    own = config.as_profile()
+    assert own is not None
+    assert own.line("work", {}, shut_in=True) == ("codex", "exec", "-")
+    assert "danger-full-access" in own.line("review", {}, shut_in=True)
+
+
+def test_a_name_for_git_is_not_written_into_the_repository(tmp_path: Path, checkout: Path) -> None:
+    before = (checkout / ".git" / "config").read_text()
+    configure(tmp_path, "aider", checkout)
+    file = tmp_path / "config" / "agents.toml"
+    file.write_text(file.read_text().replace("env = {", f'env = {{ HOME = "{tmp_path}",'))
+    assert hear(Agents(tmp_path), "it", job())[-1].type == "result"
+    assert (checkout / ".git" / "config").read_text() == before
 
 
 def test_a_failed_edit_is_no_edit(tmp_path: Path, checkout: Path) -> None:
@@ -354,15 +379,21 @@ def test_a_file_that_cannot_be_used_says_why(body: str, why: str, tmp_path: Path
         Agents(tmp_path)
 
 
-@pytest.mark.parametrize("profile", PROGRAMS)
-def test_in_a_place_of_its_own_the_result_holds_against_what_was_seen(
-    profile: str, open_workspace: Made, checkout: Path
-) -> None:
+def placed(open_workspace: Made, profile: str, checkout: Path) -> Workspace:
+    """A workspace with one task, T-1, whose agents get a place of their own."""
     workspace = open_workspace(ack_timeout_s=30.0, execution_timeout_s=30.0, review_timeout_s=30.0)
     configure(workspace.home, profile, checkout)
     (workspace.home / "config" / "projects.toml").write_text(f'[project.shop]\ncheckout = "{checkout}"\n')
     wish = Create("Greet.", acceptance_criteria=TOLD, scope=("src/**",), metadata={"project": "shop"})
     workspace.store.commit("T-1", wish, actor="alice")
+    return workspace
+
+
+@pytest.mark.parametrize("profile", PROGRAMS)
+def test_in_a_place_of_its_own_the_result_holds_against_what_was_seen(
+    profile: str, open_workspace: Made, checkout: Path
+) -> None:
+    workspace = placed(open_workspace, profile, checkout)
     (outcome,) = run_here(workspace, ["T-1"], Order("it", "other"))
     assert (outcome.name, outcome.detail) == ("NeedsReview", "")
     assert not (checkout / "src").exists()  # the work was done in the place, not here
@@ -371,3 +402,13 @@ def test_in_a_place_of_its_own_the_result_holds_against_what_was_seen(
     assert result.observed is not None
     assert result.diff_snapshot is not None
     assert paths(result.diff_snapshot.text or "") == ("src/greet.py",)
+
+
+def test_in_a_place_of_its_own_a_folder_that_cannot_be_written_is_not_the_programs_home(
+    open_workspace: Made, checkout: Path
+) -> None:
+    workspace = placed(open_workspace, "codex", checkout)
+    file = workspace.home / "config" / "agents.toml"
+    file.write_text(file.read_text().replace("env = {", f'env = {{ CODEX_HOME = "{STAND_INS}",'))
+    (outcome,) = run_here(workspace, ["T-1"], Order("it", "other"))
+    assert (outcome.name, outcome.detail) == ("NeedsReview", "")

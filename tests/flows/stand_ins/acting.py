@@ -1,8 +1,8 @@
 """What all stand-ins do alike: read a prompt, answer it, change a file. How they print it is each one's own.
 
 `STAND_IN` names what goes wrong: never_echo, wrong_echo, early (works when it should only echo), mute (no last answer),
-broken (ends as the program does when its account is refused), reconnect (loses its model and finds it again), linger (does
-not end), leak (writes its key into a file).
+broken (ends as the program does when its account is refused), reconnect (loses its model and finds it again),
+linger (does not end), leak (writes its key into a file).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,8 @@ def main() -> int:
     if given.chat_mode != ("code" if part == "work" else "ask"):
         return acting.wrong_use(f"{part} in mode {given.chat_mode}")
     given.chat_history_file.write_text("# aider chat\n")
+    if subprocess.run(("git", "config", "--get", "user.name"), capture_output=True, check=False).returncode:
+        subprocess.run(("git", "config", "user.name", "Your Name"), check=True)
     with suppress(OSError):  # a tree that is read-only: it goes on without its cache
         Path(".aider.tags.cache.v4").mkdir(exist_ok=True)
         Path(".aider.tags.cache.v4/cache.db").write_text("x")

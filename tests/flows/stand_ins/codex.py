@@ -28,13 +28,25 @@ def command(number: int, line: str, output: str, code: int) -> None:
     item("command_execution", number, command=line, aggregated_output=output, exit_code=code, status=status)
 
 
-def work() -> None:
+IS_SHUT_IN = bool(os.statvfs("/proc").f_flag & os.ST_RDONLY)
+
+
+def work(sandbox: str) -> None:
+    if IS_SHUT_IN and sandbox != "danger-full-access":
+        work_in_vain()
+        return
     command(2, f"bash -lc '{acting.TEST}'", f"1 failed\n{os.environ.get('CODEX_API_KEY', '')}", 1)
     path = acting.edit()
     item("file_change", 3, changes=[{"path": os.path.abspath(path), "kind": "add"}], status="completed")
     item("todo_list", 4, "updated", items=[{"text": "greet", "completed": True}])
     command(5, f"bash -lc '{acting.TEST}'", "2 passed", 0)
     tell("item.surprise", item={"id": "item_9", "type": "of_a_later_version"})
+
+
+def work_in_vain() -> None:
+    """Its own sandbox makes namespaces, which nobody can who is shut in already: nothing is run or written."""
+    command(2, f"bash -lc '{acting.TEST}'", "bwrap: setting up uid map: Read-only file system", 1)
+    item("file_change", 3, changes=[{"path": os.path.abspath("src/greet.py"), "kind": "add"}], status="failed")
 
 
 def main() -> int:
@@ -52,8 +64,12 @@ def main() -> int:
     given = parser.parse_args()
     prompt = sys.stdin.read()
     part = acting.part_of(prompt)
-    if given.sandbox != ("workspace-write" if part == "work" else "read-only"):
+    own = "workspace-write" if part == "work" else "read-only"
+    if given.sandbox not in ((own, "danger-full-access") if IS_SHUT_IN and part != "echo" else (own,)):
         return acting.wrong_use(f"{part} in {given.sandbox}")
+    home = os.environ.get("CODEX_HOME")
+    if home is not None and not os.access(home, os.W_OK):
+        return acting.wrong_use("failed to initialize in-process app-server client: Read-only file system")
     tell("thread.started", thread_id="0199a213-81c0-7800-8aa1-bbab2a035a53")
     tell("turn.started")
     if acting.MODE in ("broken", "reconnect"):
@@ -67,7 +83,7 @@ def main() -> int:
     if acting.MODE == "early" and part == "echo":
         acting.edit(early=True)
     if part == "work":
-        work()
+        work(given.sandbox)
     item("agent_message", 6, text=acting.answer(prompt))
     tell("turn.completed", usage={"input_tokens": 24763, "cached_input_tokens": 24448, "output_tokens": 122})
     return 0
