@@ -103,7 +103,8 @@ class Profile(BaseModel):
 _MODEL: Final = ("--model", "{}")
 _CODEX: Final = ("exec", "--json", "--color", "never", "--skip-git-repo-check", "{options}", "--sandbox")
 _CLAUDE: Final = ("-p", "--output-format", "stream-json", "--verbose", "{options}")
-_NO_CHANGES: Final = ("--disallowedTools", "Bash,Edit,MultiEdit,Write,NotebookEdit")
+# What there is, and not what there is not: the tools that could change something are other ones in each version.
+_NO_CHANGES: Final = ("--tools", "Read,Glob,Grep")
 _AIDER: Final = (
     *("--message-file", "{prompt_file}", "--yes-always", "--no-auto-commits", "--no-dirty-commits", "--no-gitignore"),
     *("--no-pretty", "--no-stream", "--no-fancy-input", "--no-check-update", "--no-show-release-notes"),

@@ -130,7 +130,8 @@ class ClaudeReader:
         if kind == "result":
             return self._over(message)
         if kind not in ("assistant", "user"):
-            return [Alive(" ".join(str(message[key]) for key in ("type", "subtype") if key in message) or "output")]
+            told = (message.get(key) for key in ("type", "subtype", "error"))
+            return [Alive(" ".join(one for one in told if isinstance(one, str)) or "output")]
         content = _dict(message.get("message")).get("content")
         blocks = [_dict(block) for block in content] if isinstance(content, list) else []
         return [sign for block in blocks for sign in self._block(block)] or [Alive(str(kind))]

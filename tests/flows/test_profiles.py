@@ -230,7 +230,7 @@ def test_an_agent_that_works_before_its_echo_is_stopped(tmp_path: Path, checkout
 
 
 @pytest.mark.parametrize(
-    ("profile", "why"), [("codex", "401 Unauthorized"), ("claude-code", "error_during"), ("openclaw", "No API key")]
+    ("profile", "why"), [("codex", "401 Unauthorized"), ("claude-code", "Not logged in"), ("openclaw", "No API key")]
 )
 def test_a_program_that_breaks_says_why(profile: str, why: str, tmp_path: Path, checkout: Path) -> None:
     configure(tmp_path, profile, checkout, "broken")
@@ -243,6 +243,11 @@ def test_a_connection_that_was_lost_and_found_again_breaks_nothing(tmp_path: Pat
     configure(tmp_path, "codex", checkout, "reconnect")
     ack, result = hear(Agents(tmp_path), "it", job())
     assert (ack.type, result.body["outcome"]) == ("ack", "completed")
+
+
+def test_why_a_model_is_asked_again_is_told() -> None:
+    line = '{"type":"system","subtype":"api_retry","attempt":1,"error_status":401,"error":"authentication_failed"}'
+    assert READERS["claude"]().take(line) == [Alive("system api_retry authentication_failed")]
 
 
 def test_an_error_that_a_program_ended_on_is_why_it_broke() -> None:

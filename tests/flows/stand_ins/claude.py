@@ -49,11 +49,11 @@ def main() -> int:
     parser.add_argument("--model")
     parser.add_argument("--permission-mode", choices=["default", "acceptEdits", "plan", "bypassPermissions"])
     parser.add_argument("--allowedTools", "--allowed-tools", default="")
-    parser.add_argument("--disallowedTools", "--disallowed-tools", default="")
+    parser.add_argument("--tools", default="default")
     given = parser.parse_args()
     prompt = sys.stdin.read()
     part = acting.part_of(prompt)
-    if part != "work" and not {"Bash", "Edit", "Write"} <= set(given.disallowedTools.split(",")):
+    if part != "work" and given.tools != "Read,Glob,Grep":
         return acting.wrong_use(f"{part} with every tool")
     tell(
         {
@@ -65,7 +65,16 @@ def main() -> int:
         }
     )
     if acting.MODE == "broken":
-        tell({"type": "result", "subtype": "error_during_execution", "is_error": True, "num_turns": 0})
+        tell(
+            {
+                "type": "system",
+                "subtype": "api_retry",
+                "attempt": 1,
+                "error_status": 401,
+                "error": "authentication_failed",
+            }
+        )
+        tell({"type": "result", "subtype": "success", "is_error": True, "result": "Not logged in", "num_turns": 1})
         return 1
     if part == "work":
         work()
