@@ -42,6 +42,8 @@ class Profile(BaseModel):
         pass_env: variables that the program takes its keys from.
         homes: those of them that name a folder in which it also writes; one that cannot be written does not count.
         env: what is set for it where nothing else is.
+        memory_bytes: address space that each of its processes may have, where the file says nothing: an engine that
+            reserves more than it ever uses does not start in less.
         own_files: what the program keeps in the work tree for itself.
     """
 
@@ -59,6 +61,7 @@ class Profile(BaseModel):
     pass_env: Words = ()
     homes: Words = ()
     env: dict[str, str] = Field(default_factory=dict)
+    memory_bytes: int | None = None
     own_files: Words = ()
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -119,7 +122,8 @@ _IDENTITY: Final = {
     "GIT_CONFIG_KEY_1": "user.email",
     "GIT_CONFIG_VALUE_1": "aider@localhost",
 }
-_OPENCLAW: Final = ("agent", "--local", "--json", "--session-id", "{session}", "--message-file", "{prompt_file}")
+# `agent exec` and not `agent --local`, which works in a folder of its own; without a deadline that comes before ours.
+_OPENCLAW: Final = ("agent", "exec", "--json", "--timeout", "604800", "--message-file", "{prompt_file}", "{options}")
 
 BUILT_IN: Final[dict[str, Profile]] = {
     "codex": Profile(
@@ -146,15 +150,16 @@ BUILT_IN: Final[dict[str, Profile]] = {
         pass_env=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
     ),
     "openclaw": Profile(
-        about="OpenClaw, one turn of its embedded agent: `openclaw agent --local --json`",
+        about="OpenClaw, one turn of its embedded agent: `openclaw agent exec --json`",
         program=("openclaw",),
-        echo=(*_OPENCLAW, "{options}"),
-        work=(*_OPENCLAW, "{options}"),
-        review=(*_OPENCLAW, "{options}"),
+        echo=_OPENCLAW,
+        work=_OPENCLAW,
+        review=_OPENCLAW,
         prompt="file",
         reader="openclaw",
-        options={"model": _MODEL, "agent": ("--agent", "{}"), "thinking": ("--thinking", "{}")},
+        options={"model": _MODEL, "thinking": ("--thinking", "{}")},
         pass_env=("ANTHROPIC_API_KEY", "OPENAI_API_KEY"),
+        memory_bytes=64 * 1024**3,
     ),
     "aider": Profile(
         about="Aider, one message and out: `aider --message-file`",

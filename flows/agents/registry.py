@@ -319,15 +319,21 @@ def _bytes_of(path: Path) -> bytes | None:
     return raw
 
 
+def _of_the_profile(config: AgentConfig) -> dict[str, Any]:
+    """What a profile says of how its program is shut in, where the file does not."""
+    if config.profile is None:
+        return {}
+    # a program of others runs its commands itself: what its events tell of them is all there is
+    asked = {"commands": "reported", "memory_bytes": profiles.BUILT_IN[config.profile].memory_bytes}
+    return {key: value for key, value in asked.items() if value is not None and key not in config.model_fields_set}
+
+
 def _config(path: Path, key: str, name: str, table: Any) -> AgentConfig:
     if name in BUILT_IN or not _BASE_NAME.fullmatch(name):
         raise BadAgentsFile(f"{path}: {key}: a name of letters, digits, '.', '_' and '-', none of {BUILT_IN}")
     try:
         found = AgentConfig.model_validate(table)
-        if found.profile is not None and "commands" not in found.model_fields_set:
-            # a program of others runs its commands itself: what its events tell of them is all there is
-            return found.model_copy(update={"commands": "reported"})
-        return found
+        return found.model_copy(update=_of_the_profile(found))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([key, *(str(part) for part in first["loc"])])

@@ -1,8 +1,8 @@
 """What a command-line agent prints, read as signs: what it said, ran, edited. Pure, standard library only.
 
 Shapes, as their makers document them (docs/agents.md has the sources): the JSON lines of `codex exec --json`, those of
-`claude -p --output-format stream-json`, the one document of `openclaw agent --json`, and plain text. What is not known
-here is a sign of life and nothing more.
+`claude -p --output-format stream-json`, the one document of `openclaw agent exec --json`, and plain text. What is not
+known here is a sign of life and nothing more.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _text_of(content: Any) -> str:
 
 
 class DocumentReader:
-    """One JSON document with `payloads` (or `result.payloads`), as `openclaw agent --json` prints it at the end.
+    """One JSON document with `payloads` (or `result.payloads`), as `openclaw agent exec --json` prints it at the end.
 
     Lines before it are the program's log. The document ends with a line `}`: the program itself may go on running.
     """
@@ -205,11 +205,12 @@ class DocumentReader:
 
     def _answer(self) -> list[Sign]:
         document = _object("\n".join(self._lines))
+        if document.get("status") in ("error", "timeout"):
+            why = _dict(document.get("error")).get("message") or document.get("summary") or document["status"]
+            return [Broke(str(why)), Ended()]
         found = document.get("payloads") or _dict(document.get("result")).get("payloads")
         if isinstance(found, list):
             return [*(Said(str(_dict(one).get("text") or "")) for one in found), Ended()]
-        if document.get("status") == "error":
-            return [Broke(str(document.get("summary") or "error")), Ended()]
         return [Alive("output")]
 
 

@@ -16,7 +16,7 @@ import pytest
 from flows.agents import profiles
 from flows.agents.protocol import AgentFailed, Message, Silent, job_line
 from flows.agents.registry import AgentConfig, Agents, BadAgentsFile, UnknownAgent
-from flows.agents.signs import READERS, Alive, Broke
+from flows.agents.signs import READERS, Alive, Broke, Ended
 from flows.agents.tree import Tree, TreeFailed
 from flows.here import run_here
 from flows.pipeline import Order
@@ -243,6 +243,23 @@ def test_a_connection_that_was_lost_and_found_again_breaks_nothing(tmp_path: Pat
     configure(tmp_path, "codex", checkout, "reconnect")
     ack, result = hear(Agents(tmp_path), "it", job())
     assert (ack.type, result.body["outcome"]) == ("ack", "completed")
+
+
+@pytest.mark.parametrize("status", ["error", "timeout"])
+def test_an_answer_that_says_it_failed_is_none(status: str) -> None:
+    error = {"message": "no model", "kind": "config"}
+    said = json.dumps({"ok": False, "status": status, "payloads": [{"text": "half"}], "error": error})
+    assert READERS["openclaw"]().take(said) == [Broke("no model"), Ended()]
+
+
+def test_an_address_space_that_is_asked_for_in_the_file_counts(tmp_path: Path, checkout: Path) -> None:
+    configure(tmp_path, "openclaw", checkout)
+    roomy = Agents(tmp_path).config("executor", "it")
+    configure(tmp_path, "openclaw", checkout, more="memory_bytes = 4096\n")
+    narrow = Agents(tmp_path).config("executor", "it")
+    assert roomy is not None
+    assert narrow is not None
+    assert (roomy.memory_bytes, narrow.memory_bytes) == (64 * 1024**3, 4096)
 
 
 def test_why_a_model_is_asked_again_is_told() -> None:
