@@ -26,8 +26,12 @@ _OURS: Final = (
 """What an agent does not see of the workspace."""
 _THEIRS: Final = (
     *(".ssh", ".aws", ".gnupg", ".config", ".netrc", ".docker", ".kube", ".git-credentials", ".pypirc", ".npmrc"),
+    *(f".codex/{name}" for name in ("auth.json", "config.toml", "history.jsonl", "sessions")),
+    *(".claude.json", *(f".claude/{name}" for name in (".credentials.json", "history.jsonl", "projects"))),
+    *(f".openclaw/{name}" for name in (".env", "openclaw.json", "credentials", "agents", "state", "workspace")),
+    *(".aider.conf.yml", ".aider/oauth-keys.env"),
 )
-"""Nor of its user's home."""
+"""Nor of its user's home. Of other agents' folders their logins and talks alone: their programs may lie there, too."""
 _MEETING_PLACES: Final = ("/run/user", "/run/dbus", "/run/docker.sock", "/run/containerd", "/run/snapd.socket")
 """What lies in /run and answers; with a network all of /run cannot be hidden: names are looked up there."""
 TMP_BYTES: Final = 256 * 1024 * 1024

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import orjson
@@ -104,6 +105,22 @@ def test_its_home_and_environment_are_its_own(yard: Yard, monkeypatch: pytest.Mo
     assert seen["HOME"].startswith(str(yard.home / FOLDER))
     assert seen["A"] == "1"
     assert seen["cwd"].endswith("~work/tree")
+
+
+@needs_namespaces
+def test_what_its_user_is_signed_in_with_cannot_be_read(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed_in = (".ssh/id", ".codex/auth.json", ".claude.json", ".claude/.credentials.json", ".openclaw/.env")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as user:  # not in /tmp, of which it sees nothing anyway
+        monkeypatch.setenv("HOME", user)
+        for name in signed_in:
+            (Path(user) / name).parent.mkdir(exist_ok=True)
+            (Path(user) / name).write_text("a secret\n")
+        paths = [f"{user}/{name}" for name in signed_in]
+        reads = f"found = [path for path in {paths!r} if os.path.exists(path) and open(path).read()]\n"
+        yard.agents(reads + 'write("src/a.py", f"{found}\\n")\nresult(op(1, "edit", "src/a.py"))\n')
+        yard.add()
+        yard.run()
+    assert "+[]\n" in (yard.result().diff_snapshot.text or "")  # type: ignore[union-attr]
 
 
 # --------------------------------------------------------------------------------------- claims against facts
