@@ -198,6 +198,8 @@ def _tell(one: Readiness) -> None:
             say(f"  {what}: {said}")
     for line in one.lines:
         say(f"  $ {' '.join(line)}")
+    for line in one.shut_in:
+        say(f"  shut in: $ {' '.join(line)}")
     for problem in one.problems:
         say(f"  {problem}", "red")
     for remark in one.remarks:

@@ -15,7 +15,7 @@ from flows.agents.enclosure import missing_here
 from flows.agents.registry import AgentConfig, Agents, Role
 from flows.agents.subprocess_agent import environment
 
-VERSION_TIMEOUT_S: Final = 10.0
+VERSION_TIMEOUT_S: Final = 30.0
 ROLES: Final[tuple[Role, ...]] = ("executor", "reviewer")
 _PARTS: Final[dict[Role, tuple[profiles.Part, ...]]] = {"executor": ("echo", "work"), "reviewer": ("review",)}
 
@@ -29,6 +29,7 @@ class Readiness:
         program: where the program is; None where it is not found.
         version: the first line that it says to ``--version``; None where it was not asked or said nothing.
         lines: the command lines, with a place for the prompt.
+        shut_in: those that take another one's place where the cage is closed around the agent.
         passed, missing: names of variables that it would get, and of those that are not set here.
         problems: why it would not run. None: it would.
         remarks: what is worth knowing all the same.
@@ -42,6 +43,7 @@ class Readiness:
     version: str | None = None
     folder: str = ""
     lines: tuple[tuple[str, ...], ...] = ()
+    shut_in: tuple[tuple[str, ...], ...] = ()
     passed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ def readiness(agents: Agents, home: Path, role: Role, name: str, *, ask: bool = 
         return Readiness(name, role, "built-in", agent.principal)
     profile, options = config.as_profile(), {**config.options, **agent.options}
     lines = tuple(profile.line(part, options) for part in _PARTS[role]) if profile else (config.command,)
+    caged = tuple(profile.line(part, options, shut_in=True) for part in _PARTS[role]) if profile else lines
     folder = home / config.cwd if config.cwd else home
     program = _find(lines[0][0], folder, config)
     version, problems = (
@@ -94,6 +97,7 @@ def readiness(agents: Agents, home: Path, role: Role, name: str, *, ask: bool = 
         version=version,
         folder=str(folder),
         lines=lines,
+        shut_in=tuple(line for line in caged if line not in lines),
         passed=tuple(key for key in config.passed if key in os.environ or key in config.env),
         missing=tuple(key for key in config.passed if key not in os.environ and key not in config.env),
         problems=tuple(problems),

@@ -57,8 +57,18 @@ def test_an_agent_that_would_run_is_told_with_its_version_and_without_its_key(
     code, (one,) = told(capsys, "check", "codex")
     assert (code, one["ok"], one["version"]) == (0, True, "codex-cli 0.99.0")
     assert [line[-2:] for line in one["lines"]] == [["read-only", "-"], ["workspace-write", "-"]]
+    assert [line[-2:] for line in one["shut_in"]] == [["danger-full-access", "-"]]
     assert (one["passed"], one["missing"]) == (["CODEX_API_KEY"], ["CODEX_HOME"])
     assert "sk-secret" not in json.dumps(one)
+
+
+def test_what_is_started_in_a_cage_is_told_beside_what_is_started_outside(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["agents", "check", "codex"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum("workspace-write" in line for line in said) == 1
+    assert [line.strip().split(" $ ")[0] for line in said if "danger-full-access" in line] == ["shut in:"]
 
 
 def test_a_program_that_is_not_there_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
