@@ -27,16 +27,17 @@ LINE, DOCUMENT = b"x" * 900 + b"\n", b"y" * 3900
 def run(quick: bool) -> list[Row]:
     """About 40 s; quick about 10 s."""
     rounds, each = (3, 100) if quick else (7, 400)
-    ours, raw, locked, serial = list[float](), list[float](), list[float](), list[float]()
+    ours, raw, locked, serial, durable = (list[float]() for _ in range(5))
     with places.folder("commits") as folder:
         home = folder / "home"
         bulk.make_workspace(home, rounds * PROCESSES * each, 0)
         Store.open(home, source="kircerta/bench").save_checkpoint()
         for turn in range(rounds):
-            raw.append(together(append_and_replace, folder / f"raw-{turn}", each, False))
+            raw.append(together(append_and_replace, folder / f"raw-{turn}", each, ""))
             ours.append(together(approve, home, each, turn))
-            locked.append(together(append_and_replace, folder / f"locked-{turn}", each, True))
-            serial.append(together(append_and_replace, folder / f"serial-{turn}", each, False, processes=1))
+            locked.append(together(append_and_replace, folder / f"locked-{turn}", each, "locked"))
+            serial.append(together(append_and_replace, folder / f"serial-{turn}", each, "", processes=1))
+            durable.append(together(append_and_replace, folder / f"durable-{turn}", each, "folder", processes=1))
         lost, problem = _lost(home, rounds * PROCESSES * each)
     rate = statistics.median(ours)
 
@@ -47,6 +48,7 @@ def run(quick: bool) -> list[Row]:
     return [
         against("4 processes under one lock", locked, "approvals through the store, 4 processes"),
         against("1 process", serial),
+        against("1 process, that syncs the folder, too: what makes the new name durable", durable),
         against("4 processes at once, in no order", raw),
         at_most("commits lost", lost, "", "", lost, 0),
         at_most("other problems: chain, replay, files", problem, "", "", problem, 0),
@@ -72,16 +74,20 @@ def together(work: Callable[..., None], where: Path, each: int, more: Any, proce
     return processes * each / lasted
 
 
-def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, under_lock: bool) -> None:
-    """The machine's own pair: append to one shared log and sync; write a file aside, sync it, replace one by it."""
+def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, how: str) -> None:
+    """The machine's own pair: append to one shared log and sync; write a file aside, sync it, replace one by it.
+
+    `how`: ``locked``: one at a time; ``folder``: the folder is synced behind each replace.
+    """
     folder.mkdir(exist_ok=True)
     for turn in range(each):  # as with an approval, there is a file to be replaced
         (folder / f"{number}-{turn}").write_bytes(DOCUMENT)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     gate.wait()
     for turn in range(each):
-        if under_lock:
+        if how == "locked":
             fcntl.flock(lock, fcntl.LOCK_EX)
         os.write(log, LINE)
         os.fdatasync(log)
@@ -91,7 +97,9 @@ def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, unde
         os.fsync(file)
         os.close(file)
         os.rename(aside, folder / f"{number}-{turn}")
-        if under_lock:
+        if how == "folder":
+            os.fsync(directory)
+        if how == "locked":
             fcntl.flock(lock, fcntl.LOCK_UN)
     gate.wait()
 
