@@ -1,4 +1,5 @@
-"""`kircerta webhook`: what was delivered, what came of it, and what is kept because its effect failed."""
+"""`kircerta webhook`: what was delivered, what came of it, what is kept because its effect failed, and what GitHub is
+asked to send again because it never arrived."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from cli.screen import Json, one_line, progress, put_json, put_table, say
 
 if TYPE_CHECKING:
     from audit.event import Event
+    from flows.backfill import Report, Wish
+    from flows.backfill import Row as FailedRow
     from ssot.inbox import Standing, Tried
+    from ssot.settings import Settings
 
 app = typer.Typer(help="Deliveries from GitHub, Xcode Cloud and Telegram.", no_args_is_help=True)
 
@@ -254,3 +258,95 @@ def _report(tried: list[Tried], kept: dict[str, Standing], *, json: bool) -> Non
         put_table(head, ([_cell(row[name]) for name in names] for row in rows))
     if not ok:
         raise typer.Exit(1)
+
+
+# --------------------------------------------------------------------------------------------- backfill
+
+
+@app.command(epilog="Example: KIRCERTA_GITHUB_TOKEN_FILE=.secrets/github kircerta webhook backfill --hours 24")
+def backfill(
+    hooks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[HOOK...]",
+            help="Webhooks, as owner/repo/ID, org/ID or app; without: those of KIRCERTA_GITHUB_HOOKS.",
+            show_default=False,
+        ),
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=72, help="How far to look back; GitHub keeps three days.")] = 72,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Ask for so many at most, oldest first.")] = 500,
+    most_tries: Annotated[int, typer.Option(min=1, max=100, help="What failed so often is given up.")] = 5,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask also for what was given up, or asked for without any sign since.")
+    ] = False,
+    minutes: Annotated[float, typer.Option(min=0.01, max=1440, help="Take so long at most, GitHub's limits too.")] = 10,
+    json: Json = False,
+) -> None:
+    """Ask GitHub which deliveries failed, and to send them again. What the log knows is not asked for.
+
+    Needs KIRCERTA_GITHUB_TOKEN. Exit code 1 where some are left, or GitHub does not answer as it should.
+    """
+    from flows.backfill import Wish, token_of
+    from flows.github import CannotAsk
+    from flows.turn import TurnTaken
+
+    given = workspace.settings()
+    try:
+        token = token_of(given)
+        wish = Wish.of(hooks or given.github_hooks, hours, limit, most_tries, again=again)
+        report = _ask_github(given, token, wish, minutes * 60)
+    except TurnTaken:
+        raise Failure("another run asks with this token at the moment: one is enough") from None
+    except CannotAsk as error:
+        raise WrongUse(str(error)) from None
+    _tell_backfill(report, json=json)
+
+
+def _ask_github(given: Settings, token: str, wish: Wish, seconds: float) -> Report:
+    import asyncio
+    from itertools import count
+
+    from flows.backfill import ask
+    from flows.turn import only_one
+    from flows.workspace import Workspace
+
+    with (
+        only_one(given.home, "github", token) as turn,
+        workspace.open_store(given) as store,
+        progress("failed deliveries") as tell,
+    ):
+        seen = count(1)
+        work = Workspace(given, store)
+        return asyncio.run(ask(work, token, wish, turn, seconds, lambda row: tell(next(seen), None)))
+
+
+def _tell_backfill(report: Report, *, json: bool) -> None:
+    rows = [_failed_row(row) for row in report.rows]
+    if json:
+        put_json({"ok": report.is_good, "outcome": report.outcome, "message": report.message, "failed": rows})
+    elif rows:
+        names = ("delivered_at", "hook", "event", "delivery_id", "status_code", "tries", "fate", "detail")
+        head = ("TRIED", "HOOK", "EVENT", "DELIVERY", "ANSWER", "TRIES", "FATE", "WHY")
+        put_table(head, ([_cell(row[name]) for name in names] for row in rows))
+    if report.trouble is not None:
+        kind = WrongUse if report.trouble.trouble == "NotConfigured" else Failure
+        raise kind(report.message)
+    if not json:
+        say(f"{report.outcome}: {report.message}")
+    if not report.is_good:
+        raise typer.Exit(1)
+
+
+def _failed_row(row: FailedRow) -> dict[str, Any]:
+    newest = row.failed.newest
+    return {
+        "hook": row.hook.name,
+        "delivery_id": newest.guid,
+        "attempt": newest.id,
+        "event": newest.kind,
+        "delivered_at": newest.delivered_at.isoformat(),
+        "status_code": newest.status_code,
+        "tries": row.failed.tries,
+        "fate": row.fate,
+        "detail": row.detail,
+    }

@@ -1,20 +1,27 @@
 """Failed deliveries of GitHub's: judges which are worth asking for again, asks, and keeps in the log what was asked.
 
 The log is the memory: a delivery that it knows is not asked for, and neither is the same attempt a second time.
+Needs no Prefect.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, Self
+
+import httpx
 
 from audit.event import Draft
-from flows.github import Answered, CannotAsk, Failed, GitHub, Hook, failed_of
+from flows.github import Answered, CannotAsk, Failed, GitHub, Hook, failed_of, quiet_logs
+from flows.turn import Turn
 from flows.workspace import Workspace
 from ssot.ingest.delivery import key_of
+from ssot.settings import Settings
 
 ACTOR: Final = "backfill_github"
 Fate = Literal["known", "asked before", "given up", "left over"] | Answered
@@ -39,6 +46,16 @@ class Wish:
     most_tries: int
     again: bool = False
 
+    @classmethod
+    def of(cls, hooks: Sequence[str], hours: float, limit: int, most_tries: int, *, again: bool) -> Self:
+        """The wish of a form or a command line. Raises CannotAsk."""
+        if not hooks:
+            raise CannotAsk(
+                "NotConfigured", "no webhook is named: KIRCERTA_GITHUB_HOOKS is empty, and nobody named one"
+            )
+        named = {name.lower(): Hook.named(name) for name in hooks}
+        return cls(tuple(named.values()), datetime.now(UTC) - timedelta(hours=hours), limit, most_tries, again)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -48,6 +65,9 @@ class Row:
     failed: Failed
     fate: Fate
     detail: str = ""
+
+
+Told = Callable[[Row], None]
 
 
 @dataclass(slots=True)
@@ -65,13 +85,59 @@ class Report:
     def counts(self) -> Counter[Fate]:
         return Counter(row.fate for row in self.rows)
 
+    @property
+    def outcome(self) -> str:
+        """How the run ended, in one word."""
+        if self.trouble is not None:
+            return self.trouble.trouble
+        if self.unreadable or any(fate not in GOOD for fate in self.counts()):
+            return "SomeLeft"
+        return "Asked" if self.counts()["asked"] else "NothingFailed"
 
-async def backfill(workspace: Workspace, github: GitHub, wish: Wish) -> Report:
-    """Ask for the failed deliveries of all hooks, each at most once. What could not be done is in the report."""
+    @property
+    def is_good(self) -> bool:
+        """Whether all is well, or will be."""
+        return self.outcome in ("Asked", "NothingFailed")
+
+    @property
+    def message(self) -> str:
+        """The run in a line."""
+        counts = self.counts()
+        told = ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
+        line = f"{counts.total()} deliveries failed" + (f": {told}" if told else "")
+        if self.unreadable:
+            line += f"; {self.unreadable} entries of GitHub's list could not be read"
+        return line if self.trouble is None else f"{self.trouble}; {line}"
+
+
+def token_of(settings: Settings) -> str:
+    """The token that GitHub is asked with. Raises CannotAsk."""
+    token = settings.github_token.get_secret_value().strip() if settings.github_token else ""
+    if not token or not token.isascii() or not token.isprintable():
+        raise CannotAsk("NotConfigured", "KIRCERTA_GITHUB_TOKEN is not set, or is no token: GitHub tells nobody else")
+    return token
+
+
+async def ask(
+    workspace: Workspace, token: str, wish: Wish, turn: Turn, seconds: float, told: Told = lambda row: None
+) -> Report:
+    """One run against the GitHub that the settings name, in the turn of its token; it takes so long at most."""
+    quiet_logs()
+    async with httpx.AsyncClient() as client:
+        github = GitHub(client, workspace.settings.github_api, token, time.monotonic() + seconds, turn)
+        return await backfill(workspace, github, wish, told)
+
+
+async def backfill(workspace: Workspace, github: GitHub, wish: Wish, told: Told = lambda row: None) -> Report:
+    """Ask for the failed deliveries of all hooks, each at most once. What could not be done is in the report.
+
+    Args:
+        told: called with each delivery as soon as it is known what became of it.
+    """
     report = Report()
     for hook in wish.hooks:
         try:
-            await _one_hook(workspace, github, wish, hook, report)
+            await _one_hook(workspace, github, wish, hook, report, told)
         except CannotAsk as error:
             report.trouble = error
             if error.trouble != "HookUnknown":  # what is wrong with one hook is no reason to leave out the others
@@ -80,20 +146,22 @@ async def backfill(workspace: Workspace, github: GitHub, wish: Wish) -> Report:
     return report
 
 
-async def _one_hook(workspace: Workspace, github: GitHub, wish: Wish, hook: Hook, report: Report) -> None:
+async def _one_hook(workspace: Workspace, github: GitHub, wish: Wish, hook: Hook, report: Report, told: Told) -> None:
     failed = failed_of(await github.deliveries(hook, wish.since))
     await asyncio.to_thread(workspace.store.refresh)  # behind the list: what was taken meanwhile is known
     for one in failed:
         fate = _known_fate(workspace, wish, hook, one)
         if fate is None and report.requests() >= wish.limit:
             fate = "left over"
-        if fate is not None:
-            report.rows.append(Row(hook, one, fate))
-            continue
-        answered, detail = await github.redeliver(hook, one.newest)
-        if answered == "asked":
-            await asyncio.to_thread(workspace.store.note, redelivery_requested(hook, one))
-        report.rows.append(Row(hook, one, answered, detail))
+        report.rows.append(Row(hook, one, fate) if fate is not None else await _asked(workspace, github, hook, one))
+        told(report.rows[-1])
+
+
+async def _asked(workspace: Workspace, github: GitHub, hook: Hook, failed: Failed) -> Row:
+    answered, detail = await github.redeliver(hook, failed.newest)
+    if answered == "asked":
+        await asyncio.to_thread(workspace.store.note, redelivery_requested(hook, failed))
+    return Row(hook, failed, answered, detail)
 
 
 def _known_fate(workspace: Workspace, wish: Wish, hook: Hook, failed: Failed) -> Fate | None:

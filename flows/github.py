@@ -66,6 +66,11 @@ class HookDelivery(BaseModel):
     def is_taken(self) -> bool:
         return 200 <= self.status_code < 300
 
+    @property
+    def kind(self) -> str:
+        """The event with its action, e.g. ``issues.opened``."""
+        return ".".join(filter(None, (self.event, self.action)))
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:

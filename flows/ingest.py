@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
-import httpx
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
@@ -22,8 +20,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows import exhibits
-from flows.backfill import GOOD, Report, Wish, backfill
-from flows.github import HOOK_PATTERN, CannotAsk, GitHub, Hook, quiet_logs
+from flows.backfill import Report, Wish, ask, token_of
+from flows.github import HOOK_PATTERN, CannotAsk
 from flows.telegram import AlreadyPolling, Bot, CannotPoll, NotConfigured, Poller, only_poller
 from flows.turn import Turn, TurnTaken, only_one
 from flows.workspace import current, current_settings
@@ -135,51 +133,17 @@ async def backfill_github(
     """
     settings = current_settings()
     try:
-        token, wish = _token_of(settings), _wish(hooks or settings.github_hooks, hours, limit, most_tries, again)
+        token = token_of(settings)
+        wish = Wish.of(hooks or settings.github_hooks, hours, limit, most_tries, again=again)
         with only_one(settings.home, "github", token) as turn:
-            report = await _ask(settings, token, wish, turn, minutes * 60)
+            workspace = await asyncio.to_thread(current)
+            report = await ask(workspace, token, wish, turn, minutes * 60)
     except TurnTaken:
         return Completed(name="AlreadyAsking", message="another run asks with this token at the moment: one is enough")
     except CannotAsk as error:
         return Failed(name=error.trouble, message=str(error))
     await _show_report(report)
-    return _state_of_report(report)
-
-
-def _token_of(settings: Settings) -> str:
-    token = settings.github_token.get_secret_value().strip() if settings.github_token else ""
-    if not token or not token.isascii() or not token.isprintable():
-        raise CannotAsk("NotConfigured", "KIRCERTA_GITHUB_TOKEN is not set, or is no token: GitHub tells nobody else")
-    return token
-
-
-def _wish(hooks: Sequence[str], hours: float, limit: int, most_tries: int, again: bool) -> Wish:
-    if not hooks:
-        raise CannotAsk("NotConfigured", "no webhook is named: KIRCERTA_GITHUB_HOOKS is empty, and so is the form")
-    since = datetime.now(UTC) - timedelta(hours=hours)
-    named = {name.lower(): Hook.named(name) for name in hooks}
-    return Wish(tuple(named.values()), since, limit, most_tries, again)
-
-
-async def _ask(settings: Settings, token: str, wish: Wish, turn: Turn, seconds: float) -> Report:
-    quiet_logs()
-    workspace = await asyncio.to_thread(current)
-    async with httpx.AsyncClient() as client:
-        github = GitHub(client, settings.github_api, token, time.monotonic() + seconds, turn)
-        return await backfill(workspace, github, wish)
-
-
-def _state_of_report(report: Report) -> State[Any]:
-    counts = report.counts()
-    told = ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
-    message = f"{counts.total()} deliveries failed" + (f": {told}" if told else "")
-    if report.unreadable:
-        message += f"; {report.unreadable} entries of GitHub's list could not be read"
-    if report.trouble is not None:
-        return Failed(name=report.trouble.trouble, message=f"{report.trouble}; {message}")
-    if report.unreadable or any(fate not in GOOD for fate in counts):
-        return Failed(name="SomeLeft", message=message)
-    return Completed(name="Asked" if counts["asked"] else "NothingFailed", message=message)
+    return (Completed if report.is_good else Failed)(name=report.outcome, message=report.message)
 
 
 async def _show_report(report: Report) -> None:
@@ -188,7 +152,7 @@ async def _show_report(report: Report) -> None:
     told: list[tuple[str, Callable[[Any], str]]] = [
         ("webhook", lambda row: row.hook.name),
         ("delivery", lambda row: row.failed.newest.guid),
-        ("event", lambda row: ".".join(filter(None, (row.failed.newest.event, row.failed.newest.action)))),
+        ("event", lambda row: row.failed.newest.kind),
         ("last tried", lambda row: f"{row.failed.newest.delivered_at:%Y-%m-%d %H:%M:%S %Z}"),
         ("answer", lambda row: str(row.failed.newest.status_code or row.failed.newest.status)),
         ("tries", lambda row: str(row.failed.tries)),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from audit.event import Event
 from audit.files import StorageFailed
+from audit.log import read_events
+from flows.turn import only_one
 from ssot.inbox import Inbox
 from ssot.ingest.parcel import Parcel
 from ssot.store import Store
 from tests import builders
 from tests.cli.conftest import Ran, Run
+from tests.flows.githubserver import TOKEN, GitHubServer, github_server
 
 GH = "gh-octo-org_hello.world-7"
+HOOK = "octo-org/hello.world/12"
+HOOK_PATH = "/repos/octo-org/hello.world/hooks/12"
 
 
 def a_parcel(delivery_id: str = "d-1", number: int = 7) -> Parcel:
@@ -181,3 +188,79 @@ def test_doctor_says_whether_the_projects_file_can_be_used(run: Run, home: Path)
     code, found = findings(run)
     assert (code, found["projects"]["level"]) == (1, "fail")
     assert "quorums" in found["projects"]["what"]
+
+
+@pytest.fixture
+def github(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHubServer]:
+    """A GitHub that the settings name, with one webhook."""
+    with github_server() as running:
+        running.hooks[HOOK_PATH] = []
+        monkeypatch.setenv("KIRCERTA_GITHUB_TOKEN", TOKEN)
+        monkeypatch.setenv("KIRCERTA_GITHUB_API", running.url)
+        monkeypatch.setenv("KIRCERTA_GITHUB_HOOKS", HOOK)
+        yield running
+
+
+def test_backfill_asks_for_what_failed_and_says_what_became_of_each(
+    run: Run, delivered: Path, github: GitHubServer
+) -> None:
+    for delivery_id, status in (("d-1", 502), ("d-lost", 504), ("d-fine", 200)):
+        github.attempt(HOOK_PATH, delivery_id, status)
+    ran = run("webhook", "backfill", "--json")
+    assert (ran.code, ran.json["outcome"], ran.json["ok"], github.redelivered) == (0, "Asked", True, ["d-lost"])
+    assert [(one["delivery_id"], one["fate"]) for one in ran.json["failed"]] == [("d-1", "known"), ("d-lost", "asked")]
+    assert ran.json["failed"][1] | {"attempt": 0, "delivered_at": ""} == {
+        "hook": HOOK, "delivery_id": "d-lost", "event": "issues.opened", "attempt": 0, "delivered_at": "",
+        "status_code": 504, "tries": 1, "fate": "asked", "detail": "",
+    }  # fmt: skip
+    assert [one.data["guid"] for one in events_of(delivered, "redelivery_requested")] == ["d-lost"]
+    again = run("webhook", "backfill")
+    assert (again.code, "nothing failed" in again.out.lower(), github.redelivered) == (0, False, ["d-lost"])
+    assert "d-1" in again.out
+    assert TOKEN not in ran.out + ran.err + again.out + again.err
+
+
+def test_backfill_looks_no_further_than_it_is_asked_to(run: Run, github: GitHubServer) -> None:
+    github.attempt(HOOK_PATH, "d-old", 502, age_s=7200)
+    github.attempt(HOOK_PATH, "d-often", 502)
+    github.attempt(HOOK_PATH, "d-often", 502)
+    ran = run("webhook", "backfill", HOOK, "--hours", "1", "--most-tries", "2", "--json")
+    assert (ran.code, ran.json["outcome"]) == (1, "SomeLeft")
+    assert [(one["delivery_id"], one["fate"]) for one in ran.json["failed"]] == [("d-often", "given up")]
+    ran = run("webhook", "backfill", HOOK, "--hours", "1", "--most-tries", "2", "--again")
+    assert (ran.code, github.redelivered) == (0, ["d-often"])
+    assert run("webhook", "backfill", "--hours", "1", "--limit", "0").code == 2
+
+
+def test_backfill_with_nothing_to_ask_for_says_so(run: Run, github: GitHubServer) -> None:
+    assert run("webhook", "backfill").out == "NothingFailed: 0 deliveries failed\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        ({"KIRCERTA_GITHUB_TOKEN": ""}, 2, "KIRCERTA_GITHUB_TOKEN"),
+        ({"KIRCERTA_GITHUB_HOOKS": ""}, 2, "KIRCERTA_GITHUB_HOOKS"),
+        ({"KIRCERTA_GITHUB_HOOKS": "octo-org"}, 2, "owner/repo/ID"),
+        ({"KIRCERTA_GITHUB_API": "nowhere"}, 2, "KIRCERTA_GITHUB_API"),
+        ({"KIRCERTA_GITHUB_TOKEN": "wrong"}, 1, "KIRCERTA_GITHUB_TOKEN"),
+        ({"KIRCERTA_GITHUB_HOOKS": "octo-org/other/1"}, 1, "octo-org/other/1"),
+    ],
+)
+def test_backfill_says_what_keeps_it_from_asking(
+    run: Run, github: GitHubServer, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], code: int, told: str
+) -> None:
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    ran = run("webhook", "backfill")
+    assert (ran.code, told in ran.err, ran.err.count("\n")) == (code, True, 1), ran.err
+
+
+def test_backfill_waits_for_nobody_who_asks_with_the_same_token(run: Run, home: Path, github: GitHubServer) -> None:
+    with only_one(home, "github", TOKEN):
+        ran = run("webhook", "backfill")
+    assert (ran.code, "one is enough" in ran.err, github.asked) == (1, True, [])
+
+
+def events_of(home: Path, kind: str) -> list[Event]:
+    return [event for event in read_events(home / "audit") if event.type == kind]
