@@ -294,7 +294,10 @@ class _Teller:
 def _report(outcomes: list[Outcome], wait: str, *, served: bool, json: bool) -> None:
     good = {outcome.task_id: _is_good(outcome, wait) for outcome in outcomes}
     if json:
-        told = [{**asdict(outcome), "ok": good[outcome.task_id]} for outcome in outcomes]
+        told = [
+            {**asdict(one), "stage": one.stage if one.dispatch_id else None, "ok": good[one.task_id]}
+            for one in outcomes
+        ]
         put_json({"ok": all(good.values()), "served": served, "outcomes": told})
     else:
         put_table(

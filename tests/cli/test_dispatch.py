@@ -70,6 +70,14 @@ def test_a_task_at_the_gate_takes_no_dispatch(run: Run) -> None:
     assert len(run("task", "show", "T-1", "--json").json["attempts"]) == 1
 
 
+def test_a_refused_dispatch_claims_no_stage_of_an_attempt_that_there_is_not(run: Run) -> None:
+    create(run, "T-1")
+    agents = ("--executor", "fake-inproc", "--reviewer", "fake-inproc")
+    run("dispatch", "T-1", *agents)
+    refused = run("dispatch", "T-1", "T-9", *agents, "--json").json["outcomes"]
+    assert [(one["name"], one["dispatch_id"], one["stage"]) for one in refused] == [("Refused", "", None)] * 2
+
+
 def test_without_served_flows_only_a_remote_agent_can_be_left_alone(run: Run) -> None:
     create(run, "T-1")
     alone = run("dispatch", "T-1", "--wait", "none")
