@@ -26,7 +26,10 @@ _LAG: Final = re.compile(rb"^kircerta_loop_lag_seconds (\S+)$", re.MULTILINE)
 
 
 class Watch:
-    """A thread of its own. `rows` are (µs since the run's start, name, value)."""
+    """Two threads of its own, so that a server that stalls hides nothing of the machine.
+
+    `rows` are (µs since the run's start, name, value).
+    """
 
     def __init__(self, home: Path, base_url: str, generator_pid: int, now_us: Callable[[], int], token: str) -> None:
         self.rows: list[tuple[int, str, float]] = []
@@ -39,18 +42,23 @@ class Watch:
         self._used: Counter[str] = Counter()
         self._ticks = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="load-watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(look,), name="load-watch", daemon=True)
+            for look in (self._look_at_machine, self._look_at_loop)
+        ]
         self.server_pid = machine.listener(self._parts.port or 80)
 
     def start(self) -> None:
         self._before = machine.glance()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End."""
         self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join(_TIMEOUT_S + 1)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(_TIMEOUT_S + 1)
 
     def others(self, most: int = 5) -> list[dict[str, Any]]:
         """Whose processes used most of the machine meanwhile, by name."""
@@ -69,15 +77,17 @@ class Watch:
 
     # ------------------------------------------------------------------------------------------------ looking
 
-    def _run(self) -> None:
+    def _run(self, look: Callable[[], None]) -> None:
         due = time.monotonic()
         while not self._over.wait(max(0.0, due - time.monotonic())):
             due = max(due + EVERY_S, time.monotonic())
-            self._look()
+            look()
 
-    def _look(self) -> None:
+    def _look_at_machine(self) -> None:
         self._look_at_processes()
         self.note("log_bytes", _log_bytes(self._home))
+
+    def _look_at_loop(self) -> None:
         self.note("loop_lag_ms", self._loop_lag_ms())
 
     def _look_at_processes(self) -> None:
