@@ -26,6 +26,8 @@ from ssot.presence import is_dispatcher_alive
 from ssot.settings import Settings
 
 _TIMEOUT_S: Final = 2.0
+_BUSY_S: Final = 10.0
+"""Where a dispatcher lives, the server is there: on a machine with much to do it took more than two seconds."""
 _FOLDER: Final = Path(".kircerta") / "prefect"
 
 PREFECT_ENVIRONMENT: Final[dict[str, str]] = {
@@ -183,16 +185,18 @@ def is_served(settings: Settings) -> bool:
     """Whether a dispatch can be left to the flows that are served for this workspace.
 
     That is: PREFECT_API_URL is set, the server answers and has deployments with this workspace's tag, and a
-    dispatcher lives. Takes at most two seconds.
+    dispatcher lives. A server that is not there is told at once; a silent one is waited for ten seconds.
     """
-    return settings.prefect_api_url is not None and is_dispatcher_alive(settings.home) and has_deployments(settings)
+    if settings.prefect_api_url is None or not is_dispatcher_alive(settings.home):
+        return False
+    return has_deployments(settings, _BUSY_S)
 
 
-def has_deployments(settings: Settings) -> bool:
+def has_deployments(settings: Settings, timeout_s: float = _TIMEOUT_S) -> bool:
     """Whether the Prefect server has deployments of this workspace; False when it does not answer."""
     wanted = {"deployments": {"tags": {"all_": [home_tag(settings.home)]}}, "limit": 1}
     try:
-        answer = httpx.post(f"{settings.prefect_api_url}/deployments/filter", json=wanted, timeout=_TIMEOUT_S)
+        answer = httpx.post(f"{settings.prefect_api_url}/deployments/filter", json=wanted, timeout=timeout_s)
         return answer.status_code == 200 and len(answer.json()) > 0
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
