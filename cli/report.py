@@ -56,8 +56,19 @@ def report(
 
 
 def _make(what: str, against: list[str], home: Path) -> Report:
+    from reports.places import NoSuchRun, run_folder
+
+    try:
+        if what not in ("audit", "acceptance"):
+            for run_id in (what, *against):  # before the seconds that the import of the notebooks' machinery takes
+                run_folder(home, run_id)
+        return _made(what, against, home)
+    except NoSuchRun as error:
+        raise WrongUse(str(error)) from None
+
+
+def _made(what: str, against: list[str], home: Path) -> Report:
     from reports import render
-    from reports.places import NoSuchRun
 
     try:
         if what == "audit":
@@ -65,8 +76,6 @@ def _make(what: str, against: list[str], home: Path) -> Report:
         if what == "acceptance":
             return render.report_acceptance(home)
         return render.report_comparison(what, against, home) if against else render.report_run(what, home)
-    except NoSuchRun as error:
-        raise WrongUse(str(error)) from None
     except render.ReportFailed as error:
         raise Failure(str(error)) from None
 

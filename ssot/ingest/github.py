@@ -30,7 +30,7 @@ def read(event: str, delivery_id: str, payload: Any) -> Delivery:
     kind = one_line(f"{event}.{action}" if action else event, 200)
     if event == "issues" and action in MAKING:
         return _issue(delivery_id, kind, payload)
-    if event == "issue_comment" and action == "created" and (command := _command(payload)) is not None:
+    if event == "issue_comment" and action != "deleted" and (command := _command(payload)) is not None:
         return Delivery("github", delivery_id, kind, Record(command), _task_id_or_none(payload))
     facts = {"event": event, "repository": one_line(text(payload, "repository", "full_name") or "", 200)}
     return Delivery("github", delivery_id, kind, Ignore("not_followed", facts))

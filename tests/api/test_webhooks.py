@@ -392,6 +392,17 @@ async def test_a_command_in_a_comment_is_recorded_and_not_obeyed(
     assert last(store).data.get("command") == command
 
 
+@pytest.mark.parametrize(("action", "effect"), [("edited", "recorded"), ("deleted", "ignored")])
+async def test_a_command_that_was_edited_into_a_comment_is_recorded_too_and_one_taken_back_is_not(
+    home: Path, store: Store, action: str, effect: str
+) -> None:
+    async with api(home, **SECRETS) as client:
+        comment = {**builders.issue_payload(), "action": action, "comment": {"body": "/approve"}}
+        assert told(await github(client, comment, "d-2", "issue_comment"))[3] == effect
+    store.refresh()
+    assert last(store).data["delivery_kind"] == f"issue_comment.{action}"
+
+
 async def test_a_ping_is_answered_with_pong(home: Path) -> None:
     async with api(home, **SECRETS) as client:
         answer = await github(client, {"zen": "Keep it simple."}, event="ping")
