@@ -43,10 +43,11 @@ class Reconciler:
         """What the files of these tasks come to.
 
         `quiet`: a missing or outdated file is what a crash leaves, nobody's doing; it is written without an event.
+        Not one in `doubtful`: that somebody saved.
         """
         found = Findings()
         for name in names:
-            self._examine_one(name, stamp, found, quiet=quiet)
+            self._examine_one(name, stamp, found, quiet=quiet and name not in self._shown.doubtful)
         return found
 
     def leftovers(self) -> list[str]:
@@ -114,13 +115,15 @@ class Reconciler:
     def _examine_one(self, name: str, stamp: Stamp, found: Findings, *, quiet: bool) -> None:
         self._known.take_up(name)
         self._shown.behind.discard(name)
+        self._shown.doubtful.discard(name)
         entry = self._known.view.entries.get(name)
         if entry is not None:
             self._examine_leftover(name, stamp, found)
         self._shown.standing[name] = None
         try:
             status = os.lstat(self._known.path(name))
-            if entry is not None and entry.signature is not None and self._shown.is_known(name, status):
+            is_held = f"{name}.json" in self._known.view.held  # that it stands again is to be told
+            if entry is not None and entry.signature and not is_held and self._shown.is_known(name, status):
                 self._shown.standing[name] = (entry.signature, entry.digest, entry.checked_ns)
                 return
             raw, signature = files.read_regular(self._known.path(name))
@@ -160,6 +163,7 @@ class Reconciler:
             found.untouchable.add(name)
             if name in self._known.view.entries:
                 self._shown.behind.add(name)
+                self._shown.doubtful.add(name)
         elif isinstance(judgement, Held):
             self._hold(name, raw, judgement, found)
         elif isinstance(judgement, Outdated):

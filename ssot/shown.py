@@ -25,14 +25,16 @@ Seen = tuple[Signature, str, int]
 class TaskFiles:
     """The folder of task files. To be used under the workspace's lock only.
 
-    `behind` are tasks whose files may not show what the log says; `unsettled` those whose files made no sense but were
-    very young; `standing` is what was seen in files under this hold of the lock.
+    `behind` are tasks whose files may not show what the log says, `doubtful` those of them whose files made no sense
+    but were very young, `unsettled` all such files until somebody takes note of them; `standing` is what was seen in
+    files under this hold of the lock.
     """
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self._blanks = Blanks(known.private_folder / "blank", known.tasks_folder)
         self.behind: set[str] = set()
+        self.doubtful: set[str] = set()
         self.unsettled: set[str] = set()
         self.standing: dict[str, Seen | None] = {}
 

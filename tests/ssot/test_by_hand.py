@@ -373,6 +373,17 @@ def test_a_held_file_is_written_again_once_it_is_valid_or_removed(store: Store, 
     assert a_store(tmp_path).held_files() == []
 
 
+def test_a_repair_is_told_also_of_a_file_that_has_stood_for_a_moment(store: Store, tmp_path: Path) -> None:
+    walk_to(store, "T-1", "new")
+    drop(tmp_path, "T-1", b"{ not json")
+    store.scan()
+    drop(tmp_path, "T-1", store.document("T-1") or b"")
+    time.sleep(0.03)  # then its times alone say that it is the log's own
+    store.scan()
+    assert [event.data["why"] for event in builders.events(tmp_path, "task_restored")] == ["repaired"]
+    assert store.view.held == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 500, b"\0"])
 def test_an_empty_or_zeroed_file_is_written_again(store: Store, tmp_path: Path, content: bytes) -> None:
     walk_to(store, "T-1", "dispatched")
@@ -872,6 +883,17 @@ def test_a_removed_file_is_restored_within_a_second(watched: Store, tmp_path: Pa
     walk_to(watched, "T-1", "new")
     task_path(tmp_path, "T-1").unlink()
     within(1.0, task_path(tmp_path, "T-1").exists)
+
+
+@pytest.mark.parametrize("how", ["empty", "zeros", "older version"])
+def test_a_stale_file_is_rewritten_within_a_second_and_told(watched: Store, tmp_path: Path, how: str) -> None:
+    walk = walk_to(watched, "T-1", "new")
+    path = task_path(tmp_path, "T-1")
+    stale = {"empty": b"", "zeros": b"\0" * 500, "older version": path.read_bytes()}[how]
+    walk.dispatch()
+    by_rename(path, stale)
+    within(1.0, lambda: path.read_bytes() == watched.document("T-1"))
+    assert [event.data["why"] for event in builders.events(tmp_path, "task_restored")] == [how]
 
 
 def test_a_slowly_written_file_is_adopted_when_it_is_whole(watched: Store, tmp_path: Path) -> None:
