@@ -115,7 +115,7 @@ def _check_shape(task_id: str, document: dict[str, Any]) -> None:
         raise _Breach(
             "wrong_name", "task_id", f"the file is named for {task_id}, but says {document['task_id']!r:.200}"
         )
-    if document.get("schema", 1) != 1:
+    if not _same(document.get("schema", 1), 1):
         raise Invalid("schema", "only schema 1 is known")
 
 
@@ -221,6 +221,7 @@ def _adopted(task_id: str, task: dict[str, Any], *, new: bool, with_history: boo
 def _judge_edit(document: dict[str, Any], current: Task, base: Task) -> Judgement:
     """Take over what a person changed against the version they began from; everything else must stand as it was."""
     old, now = (orjson.loads(orjson.dumps(plain(task))) for task in (base, current))
+    document = _as_a_new_file_would_say(document, old)
     for name, value in document.items():
         if name not in EDITABLE and name not in RECOMPUTED and name != "blob" and not _same(value, old.get(name)):
             raise _breach_of(name, value, old.get(name))
@@ -239,6 +240,16 @@ def _judge_edit(document: dict[str, Any], current: Task, base: Task) -> Judgemen
     # `blob` goes with its text: null where a text that was long is short now
     fields = {*changed, *(["blob"] if "request_text" in changed else [])}
     return Adopted({name: adopted.task.get(name) for name in sorted(fields)}, False, False, adopted.blobs)
+
+
+def _as_a_new_file_would_say(document: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """An edit with what a new file may leave to us filled in: who writes files writes the same ones again."""
+    said = {name: value for name, value in document.items() if value is not None or old.get(name)}
+    said["created_at"] = _in_utc(document["created_at"])
+    title = said.get("title", old["title"])
+    if said.get("acceptance_criteria") == [] and isinstance(title, str):
+        said["acceptance_criteria"] = [plain(c) for c in criteria_or_title((), title)]
+    return said
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -106,6 +106,13 @@ def test_each_of_the_four_is_needed(store: Store, tmp_path: Path, name: str) -> 
     assert store.document("T-1") is None
 
 
+@pytest.mark.parametrize("schema", [2, "1", True, 1.0])
+def test_a_file_of_another_schema_is_held(store: Store, tmp_path: Path, schema: Any) -> None:
+    drop(tmp_path, "T-1", minimal("T-1", schema=schema))
+    store.scan()
+    assert held(tmp_path) == [("T-1.json", "schema", "schema")]
+
+
 def test_a_new_file_may_say_anything_where_the_store_computes(store: Store, tmp_path: Path) -> None:
     drop(tmp_path, "T-1", minimal("T-1", status="approved", revision=-5, seq="x", updated_at=None))
     store.scan()
@@ -212,6 +219,20 @@ def test_an_edit_counts_from_the_next_dispatch_on(store: Store, tmp_path: Path) 
     walk.ack()
     assert walk.task.scope == ("docs/**",)
     assert walk.task.attempts[0].dispatch.scope == ()  # type: ignore[union-attr]
+
+
+def test_the_same_file_again_is_no_edit(store: Store, tmp_path: Path) -> None:
+    """Who writes task files writes them anew each time, in their own words."""
+    said = minimal("T-1", created_at="2026-01-31T10:00:00+01:00", acceptance_criteria=[], origin=None, metadata=None)
+    drop(tmp_path, "T-1", said)
+    store.scan()
+    drop(tmp_path, "T-1", said)
+    store.scan()
+    assert (len(adopted(tmp_path)), held(tmp_path), store.task("T-1").revision) == (1, [], 1)
+    drop(tmp_path, "T-1", {**said, "request_text": "Do something else."})
+    store.scan()
+    assert (adopted(tmp_path)[1]["fields"], held(tmp_path)) == (["blob", "request_text"], [])
+    settled(tmp_path)
 
 
 def test_one_and_true_are_not_the_same(store: Store, tmp_path: Path) -> None:
