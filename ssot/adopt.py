@@ -13,8 +13,9 @@ import orjson
 
 from audit.files import MAX_FILE_BYTES
 from audit.stamp import Stamp
+from ssot.history import contradiction
 from ssot.rules import criteria_or_title, title_from
-from ssot.task import Invalid, Task, check_json, document_bytes, parse_known, plain
+from ssot.task import Attempt, Invalid, Task, check_json, document_bytes, parse_known, plain
 from ssot.texts import KEPT_WHOLE, externalise
 
 EDITABLE: Final[tuple[str, ...]] = ("title", "request_text", "acceptance_criteria", "scope", "metadata")
@@ -154,7 +155,9 @@ def _judge_new(task_id: str, document: dict[str, Any], stamp: Stamp) -> Adopted:
         "metadata": document.get("metadata", {}),
     }
     task.update({name: document[name] for name in ("chat_id", "message_id", "blob") if name in document})
-    return _adopted(task_id, task, new=True, with_history=bool(attempts))
+    adopted = _adopted(task_id, task, new=True, with_history=bool(attempts))
+    _check_history(attempts)
+    return adopted
 
 
 def _history(attempts: Any) -> list[Any]:
@@ -187,6 +190,13 @@ def _history(attempts: Any) -> list[Any]:
         if attempt.get("attempt") != index + 1:
             raise Invalid(f"{where}.attempt", f"attempts are numbered from 1 in order: {index + 1} is expected")
     return [{**attempt, "witnessed": False} for attempt in attempts]
+
+
+def _check_history(attempts: list[Any]) -> None:
+    """What no rule would have taken is no history, though it has the form of one."""
+    found = contradiction([Attempt.model_validate_json(orjson.dumps(attempt)) for attempt in attempts])
+    if found is not None:
+        raise Invalid(*found)
 
 
 def _in_utc(moment: Any) -> Any:

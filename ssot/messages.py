@@ -206,11 +206,16 @@ def _credible(dispatch: Dispatch, body: ResultBody, facts: Facts | None) -> Resu
 
 
 def result_problem(dispatch: Dispatch, body: Result) -> str | None:
-    """What is wrong with a result's form and references; None when nothing is."""
-    if not body.work_log:
-        return "the work log has no operation: a result must show what was done"
+    """What is wrong with a result on its way in, its form and its references; None when nothing is."""
     if _has_blob(body):
         return "texts are sent in full; only the server replaces long ones by their digest"
+    return recorded_result_problem(dispatch, body)
+
+
+def recorded_result_problem(dispatch: Dispatch, body: Result) -> str | None:
+    """The same of a result as it stands in a document, where long texts may be told by their digest."""
+    if not body.work_log:
+        return "the work log has no operation: a result must show what was done"
     twice = _first_repeated([operation.op_id for operation in body.work_log])
     if twice is not None:
         return f"the operation id {twice} stands twice in the work log"
@@ -238,8 +243,11 @@ def evidence_problem(dispatch: Dispatch, body: Result) -> str | None:
 
 def _diff_problem(body: Result) -> str | None:
     snapshot = body.diff_snapshot
-    if snapshot is None or snapshot.text is None:
+    if snapshot is None:
         return None
+    if snapshot.text is None:
+        fits = snapshot.blob == f"sha256:{snapshot.sha256}"
+        return None if fits else f"diff_snapshot.sha256 is {snapshot.sha256}, but the text's is {snapshot.blob}"
     digest = hashlib.sha256(snapshot.text.encode()).hexdigest()
     if digest != snapshot.sha256:
         return f"diff_snapshot.sha256 is {snapshot.sha256}, but the text's is {digest}"
@@ -328,9 +336,14 @@ def check_families(executor: str | None, reviewer: str | None) -> None:
 
 
 def verdict_problem(dispatch: Dispatch, work_log: Sequence[Operation], body: Verdict) -> str | None:
-    """What is wrong with a verdict; None when nothing is."""
+    """What is wrong with a verdict on its way in; None when nothing is."""
     if _has_blob(body):
         return "texts are sent in full; only the server replaces long ones by their digest"
+    return recorded_verdict_problem(dispatch, work_log, body)
+
+
+def recorded_verdict_problem(dispatch: Dispatch, work_log: Sequence[Operation], body: Verdict) -> str | None:
+    """The same of a verdict as it stands in a document, where long texts may be told by their digest."""
     if body.decision == "reject" and not body.issues:
         return "a verdict of reject names at least one issue"
     if body.decision == "approve" and any(issue.severity == "blocker" for issue in body.issues):

@@ -23,9 +23,10 @@ from ssot.adopt import Adopted, Held, Outdated
 from ssot.shown import Seen
 from ssot.store import Refused, Store
 from ssot.task import Criterion
+from ssot.texts import internalise
 from ssot.watch import Watcher
 from tests import builders
-from tests.builders import Walk, a_store, age, drop, minimal, read, refusal, task_path, walk_to
+from tests.builders import EXECUTOR, Walk, a_store, age, drop, minimal, read, refusal, task_path, walk_to
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_new_file_keeps_what_is_free(store: Store, tmp_path: Path) -> None:
 def with_history(home: Path, stage: Any = "needs_review") -> dict[str, Any]:
     """A whole document that another workspace made."""
     elsewhere = home / "elsewhere"
-    walk_to(a_store(elsewhere), "T-1", stage)
+    walk_to(a_store(elsewhere), "T-1", stage, scope=("src/**",))
     return read(elsewhere, "T-1")
 
 
@@ -185,6 +186,76 @@ def test_history_is_checked(store: Store, tmp_path: Path, change: Callable[[Any]
     drop(tmp_path, "T-1", document)
     store.scan()
     assert [found for _, found, _ in held(tmp_path)] == [reason]
+
+
+def edits(target: str) -> Callable[[Any], Any]:
+    """The first operation of an attempt edits this path."""
+    return lambda a: a["result"]["work_log"][0].update(target=target)
+
+
+def finds(decision: str, **issue: Any) -> Callable[[Any], Any]:
+    """The verdict of an attempt has this decision and this one issue."""
+    whole = {"issue_id": "IS-1", "criterion_ref": "AC-1", "op_refs": ["OP-1"], "severity": "major", "text": "mend it"}
+    return lambda a: a["verdict"].update(decision=decision, issues=[{**whole, **issue}])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda a: a.update(ack=None), "result"),
+        (lambda a: a.update(result=None), "verdict"),
+        (lambda a: a.update(ended={"reason": "orphaned", "at": "2026-01-31T09:00:00Z"}), "ended"),
+        (lambda a: a["ack"].update(dispatch_id="d-other"), "ack.dispatch_id"),
+        (lambda a: a["verdict"].update(dispatch_id="d-other"), "verdict.dispatch_id"),
+        (lambda a: a["ack"]["echo"].pop(), "ack.echo[1]"),
+        (lambda a: a["ack"].update(scope=[]), "ack.scope[0]"),
+        (lambda a: a["result"].update(by="somebody"), "result.by"),
+        (lambda a: a["result"].update(work_log=[]), "result"),
+        (lambda a: a["result"]["work_log"].append(a["result"]["work_log"][0]), "result"),
+        (lambda a: a["result"]["work_log"][0].update(criterion_refs=["AC-9"]), "result"),
+        (lambda a: a["result"]["diff_snapshot"].update(sha256="0" * 64), "result"),
+        (edits("etc/passwd"), "result"),
+        (lambda a: a["verdict"].update(by=EXECUTOR), "verdict.by"),
+        (lambda a: a["verdict"].update(decision="reject"), "verdict"),
+        (finds("approve", severity="blocker"), "verdict"),
+        (finds("reject", criterion_ref="AC-9"), "verdict"),
+        (finds("reject", op_refs=["OP-9"]), "verdict"),
+        (finds("reject", op_refs=[]), "verdict"),
+        (lambda a: a["dispatch"].update(issues=[{"issue_id": "IS-1", "criterion_ref": "AC-1", "op_refs": [],
+                                                 "severity": "major", "text": "of nowhere"}]), "dispatch.issues"),
+    ],
+)  # fmt: skip
+def test_history_that_no_log_would_have_let_happen_is_held(
+    tmp_path: Path, change: Callable[[Any], Any], field: str
+) -> None:
+    """Also where it is trusted: what was never taken from an agent is not to be approved."""
+    store = a_store(tmp_path, trust_history=True)
+    document = with_history(tmp_path)
+    change(document["attempts"][0])
+    drop(tmp_path, "T-1", document)
+    store.scan()
+    assert held(tmp_path) == [("T-1.json", "schema", f"attempts[0].{field}")]
+    assert store.document("T-1") is None
+
+
+def test_a_history_of_several_attempts_with_long_texts_is_taken(tmp_path: Path) -> None:
+    elsewhere = a_store(tmp_path / "elsewhere")
+    walk = walk_to(elsewhere, "T-1", "ended", scope=("src/**",))
+    walk.dispatch()
+    walk.ack()
+    patch = builders.diff_text() + "".join(f"--- a/src/{n}\n+++ b/src/{n}\n@@ -1 +1 @@\n-a\n+b\n" for n in range(999))
+    walk.result(summary="x" * 40_000, diff_snapshot=builders.snapshot(patch))
+    walk.verdict("reject")
+    store = a_store(tmp_path)
+    document = read(elsewhere.home, "T-1")
+    assert document["attempts"][1]["result"]["diff_snapshot"]["text"] is None
+    drop(tmp_path, "T-1", internalise(document, elsewhere.blobs.text, named=False))
+    store.scan()
+    drop(tmp_path, "T-2", {**document, "task_id": "T-2"})
+    store.scan()
+    assert held(tmp_path) == []
+    assert [store.task(name).status for name in ("T-1", "T-2")] == ["needs_review"] * 2
+    settled(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------- edits
