@@ -675,6 +675,7 @@ class Store(Known):
         """Compare every task file with the log; adopt, hold, restore. Gives the number of files that differed."""
         with self._mutex, self._named():
             self.refresh()
+            self.tasks_folder.mkdir(exist_ok=True)  # a checkout removes it together with its last file
             names = self._reconciler.differing()
         for done in range(0, len(names), _CHUNK):
             self.examine(names[done : done + _CHUNK])

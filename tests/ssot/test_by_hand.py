@@ -977,6 +977,19 @@ def test_a_removed_file_is_restored_within_a_second(watched: Store, tmp_path: Pa
     within(1.0, task_path(tmp_path, "T-1").exists)
 
 
+def test_a_folder_that_is_removed_is_made_and_watched_again(watched: Store, tmp_path: Path) -> None:
+    """A checkout removes a folder together with its last file."""
+    walk_to(watched, "T-1", "new")
+    within(1.0, lambda: not any(watched.tasks_folder.glob(".*")))
+    task_path(tmp_path, "T-1").unlink()
+    watched.tasks_folder.rmdir()
+    within(1.0, task_path(tmp_path, "T-1").exists)
+    time.sleep(0.3)
+    task_path(tmp_path, "T-2").write_text(json.dumps(minimal("T-2")))
+    within(1.0, lambda: watched.document("T-2") is not None)
+    assert builders.types(tmp_path, "T-1") == ["task_created", "task_restored"]
+
+
 @pytest.mark.parametrize("how", ["empty", "zeros", "older version"])
 def test_a_stale_file_is_rewritten_within_a_second_and_told(watched: Store, tmp_path: Path, how: str) -> None:
     walk = walk_to(watched, "T-1", "new")
