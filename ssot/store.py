@@ -20,6 +20,7 @@ from audit.log import AuditLog, Place, Rewound, Transaction, Unfinished
 from audit.stamp import Clock
 from ssot import checkpoint, rules
 from ssot.alarms import Raised
+from ssot.blobs import MAX_BLOB_BYTES
 from ssot.ingest import delivery as deliveries
 from ssot.ingest.delivery import Delivered, Delivery
 from ssot.intents import Approve, Create, Dispatch, Intent, RemindOfDecision, Terms
@@ -612,7 +613,7 @@ class Store(Known):
     def _plan_one(self, draft: Draft, transaction: Transaction, place: Place, tasks: dict[str, Task]) -> Planned:
         slim, blobs = externalise(draft.data)
         data = orjson.loads(orjson.dumps(slim))
-        self.blobs.keep(blobs)
+        self._keep(blobs)
         placed = transaction.place(replace(draft, data=data), place)
         if not KINDS[draft.type].changes_task:
             return Planned(self._sealed(placed))
@@ -646,11 +647,18 @@ class Store(Known):
         if moved:
             raw = orjson.dumps(moved)
             name = document_digest(raw)
-            self.blobs.keep({name.removeprefix("sha256:"): raw})
+            self._keep({name.removeprefix("sha256:"): raw})
             kept = {key: value for key, value in data.items() if key not in moved}
             event = replace(event, data={**kept, "blob": name, "in_blob": sorted(moved)})
         event = self._marked(event, task)
         return replace(event, line=encode(event))
+
+    def _keep(self, blobs: dict[str, bytes]) -> None:
+        """Keep texts before the line that names them. Raises Refused for one that nobody could read back."""
+        largest = max(map(len, blobs.values()), default=0)
+        if largest > MAX_BLOB_BYTES:
+            raise Refused(Refusal("too_large", f"a text has {largest} bytes, more than {MAX_BLOB_BYTES}"))
+        self.blobs.keep(blobs)
 
     def _marked(self, event: Event, task: Task | None) -> Event:
         """What needs a mark, with the server's MAC; its key is kept first, for the time after this secret."""

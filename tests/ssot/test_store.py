@@ -16,6 +16,7 @@ from audit.event import Corrupt, Draft
 from audit.files import Busy, FileLock, StorageFailed
 from audit.log import AuditLog, LogReader
 from ssot import intents, replay
+from ssot.blobs import MAX_BLOB_BYTES
 from ssot.store import IdempotencyKey, IdempotencyMismatch, Refused, Store, StoreSettings
 from ssot.view import BadCursor, Query
 from tests import builders
@@ -416,6 +417,17 @@ def test_a_task_file_that_cannot_be_written_fails_no_commit_and_is_written_later
     other = a_store(tmp_path, scan=False)
     Walk(other, "T-2").create()
     assert replay.check(tmp_path).ok
+
+
+def test_a_text_that_could_not_be_read_back_is_refused_and_the_task_goes_on(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    walk = walk_to(store, "T-1", "acknowledged")
+    with pytest.raises(Refused) as refused:
+        walk.result(summary="x" * (MAX_BLOB_BYTES + 1))
+    assert refused.value.code == "too_large"
+    assert builders.types(tmp_path, "T-1")[-1] == "move_refused"
+    walk.result(summary="x" * MAX_BLOB_BYTES)
+    assert len(json.loads(store.detail("T-1") or b"")["attempts"][0]["result"]["summary"]) == MAX_BLOB_BYTES
 
 
 def test_a_workspace_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
