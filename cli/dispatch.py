@@ -118,7 +118,9 @@ def _run(
 ) -> list[Outcome]:
     """One outcome a task, in their order."""
     from flows.here import run_here
+    from flows.overdue import time_out
 
+    time_out(work, ids, time.time())  # such a task is not under way any more: its next attempt begins
     refused = {outcome.task_id: outcome for outcome in (_refusal(work, one, order) for one in ids) if outcome}
     left = [task_id for task_id in ids if task_id not in refused]
     deadline = time.monotonic() + timeout if timeout is not None else None

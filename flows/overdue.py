@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,13 @@ def _stalled(workspace: Workspace, attempt: OpenAttempt, quiet_s: float) -> EndA
 def _is_local(workspace: Workspace, attempt: OpenAttempt) -> bool:
     principal = attempt.executor_principal
     return waits_for_us(workspace, attempt.stage, attempt.executor, attempt.reviewer, principal)
+
+
+def time_out(workspace: Workspace, task_ids: Collection[str], now: float) -> None:
+    """Say of these tasks alone that nobody acknowledged them in time, where that is so and no watchdog said it."""
+    for task_id, finding in find_overdue(workspace, now):
+        if task_id in task_ids and isinstance(finding, TimeOutAck):
+            _commit(workspace, task_id, finding)
 
 
 def settle(workspace: Workspace, now: float, is_covered: Callable[[str], bool] | None = None) -> list[Overdue]:

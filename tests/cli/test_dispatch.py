@@ -114,6 +114,16 @@ def test_a_turn_of_the_watchdog_ends_an_overdue_dispatch_once(run: Run, monkeypa
     assert run("task", "show", "T-1", "--json").json["attempts"][0]["ended"]["reason"] == "ack_timeout"
 
 
+def test_what_nobody_acknowledged_in_time_is_dispatched_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing but the API runs, and so no watchdog."""
+    create(run, "T-1")
+    monkeypatch.setenv("KIRCERTA_ACK_TIMEOUT_S", "0.001")
+    for _ in range(2):
+        assert run("dispatch", "T-1", "--executor", "remote", "--wait", "none").code == 0
+    attempts = run("task", "show", "T-1", "--json").json["attempts"]
+    assert [one["ended"] and one["ended"]["reason"] for one in attempts] == ["ack_timeout", None]
+
+
 def test_ctrl_c_stops_the_agents_and_leaves_the_attempt_open(run: Run) -> None:
     create(run, "T-1")
     command = [sys.executable, "-m", "cli.main", "dispatch", "T-1", "--executor", "fake:mode=slow,seconds=60"]
