@@ -24,7 +24,7 @@ export function parse(text) {
       const match = /^diff --git "?a\/(.*?)"? "?b\/(.*?)"?$/.exec(raw);
       if (match) [file.from, file.path] = [match[1], match[2]];
     } else if (raw.startsWith("--- ")) {
-      if (!file || file.lines.length || file.named) begin();
+      if (!file || file.named || hunk) begin(); // notes of its own header do not end it
       file.named = true;
       const name = pathOf(raw.slice(4));
       if (name === null) file.kind = "added";

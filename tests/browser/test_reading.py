@@ -48,8 +48,72 @@ def test_diffs_read_the_same_here_as_in_the_rules(site: Site, windows: Windows) 
         lines = text.split("\n")
         added = sum(line.startswith("+") and not line.startswith("+++ ") for line in lines)
         assert sum(file["added"] for file in found) == added, path.name
+        assert len(found) == len(diff.parse(text)), path.name
         seen += 1
     assert seen > 10
+
+
+OF_EVERY_KIND = """\
+diff --git a/new.py b/new.py
+new file mode 100644
+index 0000000..b6fc4c6
+--- /dev/null
++++ b/new.py
+@@ -0,0 +1 @@
++one
+diff --git a/gone.py b/gone.py
+deleted file mode 100644
+index b6fc4c6..0000000
+--- a/gone.py
++++ /dev/null
+@@ -1 +0,0 @@
+-one
+diff --git a/old.py b/moved.py
+similarity index 50%
+rename from old.py
+rename to moved.py
+index b6fc4c6..1b1b1b1 100644
+--- a/old.py
++++ b/moved.py
+@@ -1,2 +1,2 @@
+ one
+-two
++three
+diff --git a/run.sh b/run.sh
+old mode 100644
+new mode 100755
+index b6fc4c6..1b1b1b1
+--- a/run.sh
++++ b/run.sh
+@@ -1 +1 @@
+-one
++two
+@@ -9 +9 @@
+-nine
++ten
+"""
+
+
+def test_a_file_with_a_header_of_its_own_is_one_file_and_keeps_its_number(site: Site, windows: Windows) -> None:
+    """The trace leads to a hunk by its file's number: one file more, and it leads to another's."""
+    site.start()
+    page = windows.open("/", sub=None)
+    found = page.evaluate(
+        """async (text) => {
+          const { parse } = await import("/static/diff.js");
+          const hunks = (file) => file.lines.filter(([kind]) => kind === "hunk").length;
+          return parse(text).map((file) => [file.path, file.kind, file.added, file.removed, hunks(file)]);
+        }""",
+        OF_EVERY_KIND,
+    )
+    assert found == [
+        ["new.py", "added", 1, 0, 1],
+        ["gone.py", "deleted", 0, 1, 1],
+        ["moved.py", "renamed", 1, 1, 1],
+        ["run.sh", "changed", 2, 2, 2],
+    ]
+    patches = diff.parse(OF_EVERY_KIND)
+    assert [len(patch.hunks) for patch in patches] == [hunks for *_, hunks in found]
 
 
 def test_a_refused_echo_shows_what_differs(site: Site, store: Store, windows: Windows) -> None:
