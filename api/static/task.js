@@ -142,7 +142,7 @@ export class TaskView {
     const heading = this.root.firstChild;
     const facts = [task.title, task.status, task.locked, stageOf(task.attempts.at(-1)), task.attempts.length];
     this._section(heading, "heading", [facts, task.updated_at, task.origin, task.source], () => this._heading());
-    this._section(this._aside, "gate", [facts, task.review_digest, this.session.sub, this.session.roles, last(task)?.verdict, last(task)?.approvals, last(task)?.decision], () => this._gate());
+    this._section(this._aside, "gate", [facts, task.review_digest, this.session.sub, this.session.roles, last(task)?.verdict, last(task)?.approvals, last(task)?.decision, this._landing()?.seq], () => this._gate());
     this._section(this._aside, "timeline", [this.timeline.length, this.timelineComplete], () => this._timelineView());
     this._section(this._main, "request", [task.request_text, task.build, task.metadata], () => this._request());
     this._section(this._main, "criteria", [task.acceptance_criteria, task.scope, last(task)?.result, last(task)?.verdict], () => this._criteria());
@@ -576,6 +576,7 @@ export class TaskView {
         h("p", {}, h("strong", { class: decision.decision === "approved" ? "plus" : "minus" }, decision.decision === "approved" ? "Approved" : "Rejected"), " by ", said(decision.by), ", ", when(decision.at), "."),
         decision.reason && h("blockquote", {}, prose(decision.reason)),
         decision.review_digest && h("p", { class: "faint small" }, "On ", digestView(decision.review_digest)),
+        landingView(this._landing()),
       );
     } else {
       children.push(h("p", { class: "faint" }, "Nothing to decide yet: no verdict."));
@@ -601,6 +602,12 @@ export class TaskView {
       );
     }
     return h("section", { class: "panel gate" }, children);
+  }
+
+  /** What became of the approved change last: it landed, or it did not. */
+  _landing() {
+    const { attempt } = last(this.task) ?? {};
+    return this.timeline.findLast((event) => /^(task_landed|landing_refused)$/.test(event.type) && event.data.attempt === attempt);
   }
 
   /** The moves that the task's state allows a person now. */
@@ -746,6 +753,12 @@ function approvalsView(attempt, digest) {
     approvals.length > 0 && h("ul", {}, approvals.map(line)),
     approvers.length > 0 && h("p", { class: "faint small" }, "Asked: ", approvers.map((name, index) => [index ? ", " : "", h("span", { class: given.has(name) ? "given" : "" }, said(name))])),
   );
+}
+
+function landingView(event) {
+  if (!event) return null;
+  const landed = event.type === "task_landed";
+  return h("p", { class: landed ? "landing" : "landing notice warn" }, h("strong", {}, kindWord(event.type)), " ", saying(event), ", ", when(event.time), ".");
 }
 
 export function digestView(digest) {

@@ -74,6 +74,7 @@ const KINDS = {
   log_recovered: "Log recovered",
   run_started: "Run started",
   run_finished: "Run finished",
+  run_removed: "Run removed",
 };
 export const kindWord = (type) => KINDS[type] ?? type.replaceAll("_", " ");
 
@@ -111,6 +112,7 @@ export function saying(event) {
   const short = (text) => (typeof text === "string" && text.length > 300 ? `${text.slice(0, 300)}…` : text);
   switch (event.type) {
     case "task_created":
+    case "task_refreshed":
       return said(short(data.task?.title ?? ""));
     case "task_adopted":
       return said(data.new ? short(data.task?.title ?? "a new file") : `changed: ${(data.fields ?? []).join(", ")}`);
@@ -122,6 +124,8 @@ export function saying(event) {
     }
     case "ack_received":
       return said("word for word");
+    case "ack_timeout":
+      return said(`it was due ${data.ack_deadline}`);
     case "ack_mismatch":
       return said(data.where ? `at ${data.where}: expected ${short(data.expected)}, got ${short(data.got)}` : short(data.detail ?? ""));
     case "heartbeat":
@@ -137,6 +141,8 @@ export function saying(event) {
     case "task_approved":
     case "task_rejected":
       return said(short(data.decision?.reason ?? ""));
+    case "task_landed":
+      return said(`on ${data.branch} as ${data.commit.slice(0, 12)}`);
     case "approval_given":
       return said(joined(`${data.approvals} of ${data.quorum}`, short(data.approval?.reason)));
     case "decision_reminder":
@@ -151,6 +157,7 @@ export function saying(event) {
       return said(short(`/${data.command} ${data.argument ?? ""}`.trimEnd()));
     case "run_started":
     case "run_finished":
+    case "run_removed":
       return said(joined(data.kind, data.outcome ?? data.state, data.run_id));
     case "task_unlocked":
       return said(short(data.unlocked?.reason ?? data.reason ?? ""));
@@ -161,6 +168,13 @@ export function saying(event) {
     case "auth_denied":
     case "webhook_rejected":
       return said(`${data.count} × ${data.route} from ${data.address}`);
+    case "webhook_ignored":
+      return said(joined(data.sender, data.delivery_kind, data.reason?.replaceAll("_", " ")));
+    case "webhook_duplicate":
+    case "telegram_dedup_hit":
+      return said(joined(data.sender, data.delivery_kind, data.first_seq && `first as #${data.first_seq}`));
+    case "log_recovered":
+      return said(`a torn line of ${counted(data.torn_bytes, "byte")} is kept as ${data.kept_as}`);
     case "task_invalid":
       return said(`${data.file}: ${short(data.detail)}`);
     case "alert":

@@ -9,9 +9,11 @@ import pytest
 from playwright.sync_api import expect
 
 from api import examples
+from audit.event import Draft
+from cli.docs import sample_events
 from ssot import diff
 from ssot.facts import Facts
-from ssot.intents import Create, Dispatch, SendAck, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
+from ssot.intents import Approve, Create, Dispatch, SendAck, SendHeartbeat, SendResult, SendVerdict, WarnOfSilence
 from ssot.observed import CheckRun, CommandRun, Isolation, Observed
 from ssot.store import Refused, Store
 from ssot.task import AckBody, Criterion, Echo, ResultBody, VerdictBody
@@ -114,6 +116,21 @@ def test_a_file_with_a_header_of_its_own_is_one_file_and_keeps_its_number(site: 
     ]
     patches = diff.parse(OF_EVERY_KIND)
     assert [len(patch.hunks) for patch in patches] == [hunks for *_, hunks in found]
+
+
+def test_every_event_is_told_in_words(site: Site, windows: Windows) -> None:
+    site.start()
+    page = windows.open("/", sub=None)
+    events = [json.loads(event.line) for event in sample_events().values()]
+    said = page.evaluate(
+        """async (events) => {
+          const { saying } = await import("/static/words.js");
+          return events.map((event) => [event.type, saying(event).textContent]);
+        }""",
+        events,
+    )
+    wrong = [(kind, text) for kind, text in said if text.startswith("{") or "undefined" in text]
+    assert wrong == []
 
 
 def test_a_refused_echo_shows_what_differs(site: Site, store: Store, windows: Windows) -> None:
@@ -283,3 +300,18 @@ def test_what_was_seen_from_outside_is_evidence_beside_the_agents_word(
     expect(evidence).to_contain_text("exit 2")
     expect(evidence).to_contain_text("Missing here: cgroups: <none>")
     expect(evidence).to_contain_text("network: no")
+
+
+def test_the_gate_tells_where_an_approved_change_went(site: Site, store: Store, windows: Windows) -> None:
+    at_stage(store, "needs_review")
+    store.commit(TASK_ID, Approve(), actor="bob")
+    site.start()
+    page = windows.open(f"/#/tasks/{TASK_ID}")
+    expect(page.locator(".gate .landing")).to_have_count(0)
+    about = {"attempt": 1, "branch": "kircerta/approved", "parent": "e" * 40}
+    refused = {**about, "reason": "conflict", "detail": "the change does not apply"}
+    store.note(Draft("landing_refused", "landing", refused, subject=TASK_ID))
+    expect(page.locator(".gate .landing")).to_contain_text("Not landed the change does not apply")
+    landed = {**about, "commit": "9505cacb7c71" + "0" * 28, "review_digest": None, "checks": []}
+    store.note(Draft("task_landed", "landing", landed, subject=TASK_ID))
+    expect(page.locator(".gate .landing")).to_contain_text("Landed on kircerta/approved as 9505cacb7c71, now")
