@@ -139,6 +139,7 @@ export function dialog(title, body, buttons = [], onSubmit = null) {
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
+  form.addEventListener("input", () => clear(form.querySelector(".error"))); // what was wrong is being mended
   document.body.append(shown);
   shown.showModal();
   return shown;

@@ -78,6 +78,12 @@ export class Session {
       box.close();
       toast(`Signed in as ${this.sub}`, "good");
     });
+    // A token is one line: Enter has nothing else to do here.
+    token.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.isComposing) return;
+      event.preventDefault();
+      if (!event.ctrlKey && !event.metaKey) token.form.requestSubmit(submit);
+    });
     shown.classList.add("signin");
     token.focus();
   }
