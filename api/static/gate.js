@@ -160,7 +160,7 @@ class IssueEditor {
       this.operations.map((op) => {
         const box = h("input", { type: "checkbox", value: op.op_id });
         box.checked = Boolean(draft?.op_refs.includes(op.op_id));
-        return h("label", { class: "oppick" }, box, said(op.op_id, "mono"), h("span", { class: "faint" }, said(op.target)));
+        return h("label", { class: "oppick" }, box, said(op.op_id, "mono"), op.action, h("span", { class: "faint" }, said(op.target)));
       }),
     );
     const preselect = () => {

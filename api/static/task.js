@@ -722,7 +722,13 @@ function globs(scope) {
 
 function detailView(text) {
   if (text.length <= 240 && !text.includes("\n")) return h("div", { class: "detail" }, said(text));
-  return h("details", { class: "detail" }, h("summary", {}, said(text.split("\n")[0].slice(0, 160) || "…")), h("pre", { class: "code" }, pieces(text)));
+  return h("details", { class: "detail" }, h("summary", {}, said(firstWords(text).slice(0, 160) || "…")), h("pre", { class: "code" }, pieces(text)));
+}
+
+/** The first line that says something: outputs of tests like to begin with a rule. */
+function firstWords(text) {
+  const lines = text.split("\n");
+  return lines.find((line) => /[\p{L}\p{N}]/u.test(line)) ?? lines[0];
 }
 
 function mismatchView(event) {
