@@ -34,8 +34,8 @@ def key_of(task_id: str) -> str:
 
 
 def link_to(api_url: str, task_id: str, text: str | None = None) -> str:
-    """A link to a task in kircerta's API."""
-    return f"[{escaped(text or task_id)}]({api_url.rstrip('/')}/api/tasks/{quote(task_id, safe='')})"
+    """A link to a task's page in the dashboard: whoever follows it from Prefect came to read, and to decide."""
+    return f"[{escaped(text or task_id)}]({api_url.rstrip('/')}/#/tasks/{quote(task_id, safe='')})"
 
 
 def attempt_page(task: Task, outcome: Outcome, api_url: str, diff_text: str | None) -> str:

@@ -52,7 +52,7 @@ def test_a_dispatch_ends_in_needs_review_named_and_tagged(workspace: Workspace, 
     assert run["state"]["name"] == "NeedsReview"
     assert {task.correlation_id, "task:T-1", "kircerta"} <= set(run["tags"])
     (artifact,) = asked(on_prefect, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
-    assert "/api/tasks/T-1)" in artifact["data"]
+    assert "/#/tasks/T-1)" in artifact["data"]
     assert "## Verdict" in artifact["data"]
 
 
