@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from reports import statistics
+from reports.records import Threshold
 from reports.style import (
     CYCLE,
     GREY,
@@ -239,8 +240,13 @@ def _stacked(title: str, at_s: pd.Series, told: pd.Series, until: float, slices:
 # ------------------------------------------------------------------------------------------ what was watched
 
 
-def generator(found: pd.DataFrame, watched: pd.DataFrame, *, slices: int = 120) -> Chart:
-    """How late the generator was, and what it and others took of the processor: whether the run may be believed."""
+def generator(
+    found: pd.DataFrame, watched: pd.DataFrame, gates: Sequence[Threshold] = (), *, slices: int = 120
+) -> Chart:
+    """How late the generator was, and what it and others took of the processor: whether the run may be believed.
+
+    Its lines are the bounds that the run was held to; one that it was not held to is not drawn.
+    """
     title = "The generator itself"
     lag = found[found["lag_ms"].notna()]
     if lag.empty:
@@ -255,21 +261,36 @@ def generator(found: pd.DataFrame, watched: pd.DataFrame, *, slices: int = 120) 
             line = told.quantile(q)
             at = (line.index.to_numpy() + 0.5) * width
             left.plot(at, line, color=GREY, ls=style, label="median" if q == 0.5 else "p99")
-        left.axhline(10, color=RED, lw=0.9)
-        left.set_title("sent too late (ms); over the red line: invalid")
-        left.set_ylim(0, max(12, left.get_ylim()[1]))
+        left.set_title("sent too late (ms)")
+        latest = _bound(gates, "dispatch_lag_p99")
+        if latest is not None:
+            left.axhline(latest, color=RED, lw=0.9)
+            left.set_title("sent too late (ms); p99 over the red line: invalid")
+        left.set_ylim(0, max(12, left.get_ylim()[1] * 1.15))
         legend(left, loc="upper left", bbox_to_anchor=(0, 1))
-        for name, tone, bound in (("generator_cpu", INK, 0.7), ("foreign_cpu", ORANGE, 0.1)):
+        for name, tone in (("generator_cpu", INK), ("foreign_cpu", ORANGE)):
             rows = watched[watched["name"] == name]
             right.plot(rows["at_us"] / 1e6, rows["value"] * 100, color=tone, label=_UNITS[name][0])
-            right.axhline(bound * 100, color=tone, lw=0.9, ls=(0, (1, 2)))
+            most = _bound(gates, name)
+            if most is not None:  # dotted: over it the run is invalid
+                right.axhline(most * 100, color=tone, lw=0.9, ls=(0, (1, 2)))
         right.set_title("processor (%; the generator's of one core, others' of all)")
-        right.set_ylim(0, 105)  # dotted: over it the run is invalid
+        right.set_ylim(0, 125)  # the legend stands above what can be reached
+        right.set_yticks(range(0, 101, 20))
         legend(right, loc="upper left", bbox_to_anchor=(0, 1))
         for axes in (left, right):
             elapsed(axes, until, most=6)
 
     return draw(title, f"dispatch lag p99 {statistics.percentile(lag['lag_ms'], 99):.3g} ms", paint, height=2.6)
+
+
+def _bound(gates: Sequence[Threshold], figure: str) -> float | None:
+    """What the figure was to stay under, as in `foreign_cpu<=0.1`."""
+    for gate in gates:
+        name, _, most = gate.expression.partition("<")
+        if name.strip() == figure and most:
+            return float(most.removeprefix("="))
+    return None
 
 
 def watched_over_time(

@@ -80,6 +80,7 @@ def _bars_over_time(title: str, table: pd.DataFrame, most: int) -> Chart:
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
         axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # half an event is none
         axes.set_ylabel(f"in {_span(step / 1e6)}")
         figure.legend(loc="outside lower left", ncols=4)
 

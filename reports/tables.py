@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,7 +81,18 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return None if math.isnan(value) else value
-    return value if isinstance(value, bool | int) else str(value)
+    return value if isinstance(value, bool | int) else _listed(value)
+
+
+def _listed(value: Any) -> str:
+    """Several values in one cell, as a person would write them."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_listed(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        # what is listed may hold commas itself
+        separator = "; " if any(isinstance(one, Mapping) for one in value) else ", "
+        return separator.join(_listed(one) for one in value)
+    return str(value)
 
 
 def _shown(value: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from reports.records import Acceptance, Run, Threshold
 from reports.tables import Verdict, Verdicts, number
+
+_KEPT_UP: Final = {True: "yes", False: "no: the run is invalid", None: "no outcome yet"}
 
 
 def of_run(run: Run) -> Verdicts:
@@ -15,7 +17,7 @@ def of_run(run: Run) -> Verdicts:
     ended = {"finished": True, "crashed": False}.get(run.state)
     found = [
         Verdict("the run came to its end", run.problem or run.state, ended),
-        Verdict("the generator kept up", "outcome: " + (run.outcome or "none yet"), _kept_up(run)),
+        Verdict("the generator kept up", _KEPT_UP[_kept_up(run)], _kept_up(run)),
         *(Verdict(f"generator: {one.expression}", _figure(one), one.ok) for one in run.gates),
     ]
     # what an invalid run measured is the generator, not the server: its thresholds neither hold nor fail

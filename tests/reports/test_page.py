@@ -9,7 +9,9 @@ import pytest
 
 from reports import figures, tables
 from reports.page import inert, page_of
+from reports.records import Threshold, with_times
 from reports.style import nothing
+from tests.reports import data
 
 
 def notebook(*outputs: dict[str, Any], source: str = "") -> dict[str, Any]:
@@ -87,6 +89,24 @@ def test_without_samples_a_chart_says_so() -> None:
     assert "nothing was answered" in figures.percentile_curve(empty).svg
     assert "there are no samples" in figures.over_time(empty).svg
     assert "no read was answered" in figures.heat_map(empty, "read").svg
+
+
+def test_the_generators_lines_are_the_bounds_that_the_run_was_held_to() -> None:
+    found, watched = with_times(data.one_to_a_hundred()), data.watched("generator_cpu", [0.3] * 100)
+    gates = tuple(Threshold(expression=one) for one in ("dispatch_lag_p99<=1000", "foreign_cpu<=0.5"))
+    free = figures.generator(found, watched).svg
+    held = figures.generator(found, watched, gates).svg
+    assert "over the red line" not in free
+    assert "over the red line" in held
+    dotted = "stroke-dasharray: 0.9,1.8"
+    assert (free.count(dotted), held.count(dotted)) == (0, 1)
+
+
+def test_what_is_listed_in_a_cell_reads_as_a_list() -> None:
+    told = tables.facts("What ran", {"gates": ["a<=1", "b<=2"], "settings": {"read_auth": False, "most": [1, 2]}})
+    shown = told._repr_mimebundle_()["text/html"]
+    assert "<td>a&lt;=1, b&lt;=2</td>" in shown
+    assert "<td>read_auth: False, most: 1, 2</td>" in shown
 
 
 def test_verdicts_fail_only_where_something_does() -> None:
