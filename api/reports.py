@@ -36,6 +36,9 @@ _TYPES: Final = {
     ".parquet": b"application/vnd.apache.parquet",
     ".csv": b"text/csv; charset=utf-8",
 }
+_TOLD: Final = ("kind", "started_at", "state", "outcome")
+_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z", re.ASCII)
+_MADE_BY: Final = {"Acceptance": "kircerta accept", "Runs": "kircerta load", "Audit": "kircerta report audit"}
 _SANDBOX: Final[Header] = (
     b"content-security-policy",
     b"sandbox allow-same-origin; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -117,7 +120,9 @@ def _page(folder: Path) -> str:
 def _section(title: str, columns: tuple[str, ...], rows: Iterator[_Row]) -> str:
     lines = [_line(row) for row in rows]
     if not lines:
-        return f'<h2>{title}</h2>\n<div class="card"><p class="empty">none yet</p></div>\n'
+        return (
+            f'<h2>{title}</h2>\n<div class="card"><p class="empty">none yet: <code>{_MADE_BY[title]}</code></p></div>\n'
+        )
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("report", *columns, "files"))
     body = "\n".join(lines)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
@@ -130,8 +135,8 @@ def _line(row: _Row) -> str:
     main = next((one for one in row.files if one in ("report.html", "acceptance.html")), None)
     title = f'<a href="{prefix}{main}">{name}</a>' if main else name
     others = " ".join(f'<a href="{prefix}{one}">{one}</a>' for one in row.files if one != main)
-    told = "".join(f"<td>{html.escape(one)}</td>" for one in row.told)
-    return f'<tr><td>{title}</td>{told}<td class="quiet">{others}</td></tr>'
+    told = "".join(f'<td class="whole">{html.escape(one)}</td>' for one in row.told)
+    return f'<tr><td class="whole">{title}</td>{told}<td class="quiet">{others}</td></tr>'
 
 
 def _runs(folder: Path) -> Iterator[_Row]:
@@ -139,9 +144,16 @@ def _runs(folder: Path) -> Iterator[_Row]:
     found = []
     for path in _folders(folder / "runs"):
         record = _record(path / "run.json")
-        told = tuple(str(record.get(name) or "")[:60] for name in ("kind", "started_at", "state", "outcome"))
+        kind, began, state, outcome = (str(record.get(name) or "")[:60] for name in _TOLD)
+        told = (kind, _when(began), state, outcome)
         found.append(_Row(f"runs/{path.name}", told, _files(path)))
     yield from sorted(found, key=lambda row: row.told[1], reverse=True)[:MOST_LISTED]
+
+
+def _when(timestamp: str) -> str:
+    """A moment to the second, as people write it; anything else as it stands."""
+    found = _MOMENT.fullmatch(timestamp)
+    return f"{found[1]} {found[2]}" if found else timestamp
 
 
 def _audits(folder: Path) -> Iterator[_Row]:

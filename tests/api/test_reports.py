@@ -54,6 +54,7 @@ async def test_an_empty_workspace_has_an_empty_list(home: Path, store: Store) ->
     async with api(home) as client:
         answer = await client.get("/reports/")
     assert answer.text.count("none yet") == 3
+    assert "<code>kircerta report audit</code>" in answer.text
 
 
 async def test_a_page_is_served_in_a_sandbox(home: Path, reports: Path) -> None:
