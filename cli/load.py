@@ -270,7 +270,8 @@ def _tell(record: RunRecord, given: Settings) -> None:
         where = f"event {alarm.seq}, by {alarm.actor}" if alarm.seq is not None else "NOT IN THE LOG"
         say(f"provoked {alarm.type}: {where}")
     for slope in record.slopes:
-        say(f"{slope.name}: {slope.per_hour:+.3g} {slope.unit} ({slope.low:+.3g} to {slope.high:+.3g})")
+        grown = (_signed(one) for one in (slope.per_hour, slope.low, slope.high))
+        say("{}: {} {} ({} to {})".format(slope.name, next(grown), slope.unit.removeprefix("1"), *grown))
     for line in record.not_shown:
         say(f"not shown: {line}")
     for line in (record.chaos or {}).get("problems", ()):
@@ -288,6 +289,10 @@ def _all_figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
 
 def _row(bound: Bound) -> tuple[str, str, str]:
     return ("ok" if bound.ok else "fail", bound.expression, _number(bound.value))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.4g}" if abs(value) < 1000 else f"{value:+,.0f}"
 
 
 def _number(value: float | None) -> str:
