@@ -33,9 +33,12 @@ def key_of(task_id: str) -> str:
     return f"task-{plain}-{hashlib.sha256(task_id.encode()).hexdigest()[:8]}"
 
 
-def link_to(api_url: str, task_id: str, text: str | None = None) -> str:
-    """A link to a task's page in the dashboard: whoever follows it from Prefect came to read, and to decide."""
-    return f"[{escaped(text or task_id)}]({api_url.rstrip('/')}/#/tasks/{quote(task_id, safe='')})"
+def link_to(api_url: str, task_id: str) -> str:
+    """A link to a task's page in the dashboard: whoever follows it from Prefect came to read, and to decide.
+
+    An id holds nothing that Markdown reads as markup, and Prefect's page shows a link's text with its escapes.
+    """
+    return f"[{task_id}]({api_url.rstrip('/')}/#/tasks/{quote(task_id, safe='')})"
 
 
 def attempt_page(task: Task, outcome: Outcome, api_url: str, diff_text: str | None) -> str:

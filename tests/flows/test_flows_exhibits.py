@@ -47,7 +47,7 @@ def test_a_page_shows_criteria_operations_diff_and_issues(workspace: Workspace) 
     assert result is not None
     assert result.diff_snapshot is not None
     page = exhibits.attempt_page(task, outcome, "http://127.0.0.1:8000", result.diff_snapshot.text)
-    assert "(http://127.0.0.1:8000/#/tasks/T-1)" in page
+    assert "[T-1](http://127.0.0.1:8000/#/tasks/T-1)" in page
     for part in (
         "## Criteria",
         "It works",
