@@ -525,6 +525,9 @@ class Transaction:
             take_in(self._reader.read())
         if not self._reader.is_at_end() or self.applied < 0:
             raise Unfinished
+
+    def take_stamp(self) -> None:
+        """The moment and the ids of what is decided now; `begin` takes it by itself."""
         self.stamp = self._log.clock.stamp(self._reader.place.time)
 
     def check_finished(self) -> None:
@@ -541,7 +544,7 @@ class Transaction:
         if not self._reader.is_at_end():
             take_in(self._reader.read())
             torn = self._reader.torn_bytes
-        self.stamp = self._log.clock.stamp(self._reader.place.time)
+        self.take_stamp()
         if torn:
             take_in(self._set_aside(torn))
         elif self._reader.place.seq and not self._is_synced():

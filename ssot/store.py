@@ -219,6 +219,9 @@ class Store(Known):
         self._voucher.left_to_the_server = False
         if self._shown.behind or not self._reconciler.is_as_the_log_says(asked.task_id):
             raise Unfinished  # somebody's edit, or a change that is not shown, and so perhaps not durable, yet
+        if isinstance(asked.intent, Dispatch) and change_of(self.projects_file.now(), self.view.projects) is not None:
+            raise Unfinished  # that is told of first
+        transaction.take_stamp()
 
     def _plan_beside(self, drafts: Sequence[Draft], transaction: Transaction) -> list[Planned]:
         try:
