@@ -33,6 +33,7 @@ from reports.style import (
     nothing,
     plain,
 )
+from ssot.runs import warm_up
 
 _HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#eef4fb", "#8fb8e0", "#2b6cb0", "#173a63", "#0b1c33"])
 _NINES: Final = (1, 2, 10, 100, 1000, 10_000, 100_000)
@@ -320,9 +321,10 @@ def _watched(axes: Axes, watched: pd.DataFrame, name: str, until: float) -> None
     axes.plot(rows["at_us"] / 1e6, rows["value"] / unit, color=CYCLE[0], lw=1.2)
     found = statistics.slope(watched, name)
     if found.points > 2:
-        at = np.array([until * 0.1, until])
-        middle = rows["value"].median() / unit
-        centre = rows["at_us"].median() / 1e6
+        judged = rows[rows["at_us"] >= until * 1e6 * warm_up(until)]
+        at = np.array([until * warm_up(until), until])
+        middle = judged["value"].median() / unit
+        centre = judged["at_us"].median() / 1e6
         axes.plot(at, middle + (at - centre) / 3600 * found.per_hour / unit, color=ORANGE, lw=1.4, ls=(0, (4, 2)))
     axes.set_title(f"{label} ({unit_name})" if unit_name else label)
     low, high = axes.get_ylim()

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ssot.runs import warm_up
+
 Floats = npt.NDArray[np.float64]
 BLOCK_S: Final = 10.0
 """Length of the blocks. With clustered stalls an interval of 95 % held in 80 % of trials; drawn by sample, in 13 %."""
@@ -172,20 +174,18 @@ class Slope:
         return self.low > 0
 
 
-def slope(found: pd.DataFrame, name: str, *, windows: int = 60, warm_up: float = 0.1) -> Slope:
+def slope(found: pd.DataFrame, name: str, *, windows: int = 60) -> Slope:
     """Theil and Sen's slope of a series: the median of the slopes between all pairs of windows.
 
     One outlier does not move it. Windows' medians are taken first, so that neighbours are not counted as independent;
-    Sen's interval (1968) is by Kendall's variance.
-
-    Args:
-        warm_up: the share of the time that is left out at the beginning, while caches fill.
+    Sen's interval (1968) is by Kendall's variance. The beginning, while caches fill, is left out (`ssot.runs.warm_up`).
     """
     rows = found[found["name"] == name]
     if rows.empty:
         return Slope(name, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
     at_h = rows["at_us"].to_numpy() / 3.6e9
-    begin = at_h.min() + (at_h.max() - at_h.min()) * warm_up
+    lasted_h = at_h.max() - at_h.min()
+    begin = at_h.min() + lasted_h * warm_up(lasted_h * 3600)
     kept = rows[at_h >= begin].assign(at_h=at_h[at_h >= begin])
     width = max((kept["at_h"].max() - begin) / windows, 1e-12)
     medians = kept.groupby(((kept["at_h"] - begin) // width).astype("int64"))[["at_h", "value"]].median()
@@ -195,10 +195,16 @@ def slope(found: pd.DataFrame, name: str, *, windows: int = 60, warm_up: float =
 
 
 def slopes(found: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The slopes of several series. Columns: what, first, last, per_hour, low, high (95 % interval), grows (bool)."""
-    told = [slope(found, name) for name in names]
-    rows = [(one.name, one.first, one.last, one.per_hour, one.low, one.high, one.grows) for one in told]
-    return pd.DataFrame(rows, columns=["what", "first", "last", "per_hour", "low", "high", "grows"])
+    """The slopes of several series.
+
+    Columns: what, unit (bytes are told in MiB), first, last, per_hour, low, high (95 % interval), grows (bool).
+    """
+    rows = []
+    for one in (slope(found, name) for name in names):
+        unit, size = ("MiB", 1024 * 1024) if one.name.endswith("_bytes") else (one.name.rpartition("_")[2], 1)
+        figures = (value / size for value in (one.first, one.last, one.per_hour, one.low, one.high))
+        rows.append((one.name, unit, *figures, one.grows))
+    return pd.DataFrame(rows, columns=["what", "unit", "first", "last", "per_hour", "low", "high", "grows"])
 
 
 def _theil_sen(times: Floats, values: Floats) -> tuple[float, float, float]:

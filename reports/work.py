@@ -10,6 +10,7 @@ from audit.stamp import seconds_of
 from reports.facts import events
 from reports.places import Home
 from reports.statistics import percentile
+from ssot.runs import is_load_task
 
 STEPS: Final = ("dispatched", "acknowledged", "delivered", "reviewed", "decided")
 REFUSALS: Final = (
@@ -170,6 +171,15 @@ def within(table: pd.DataFrame, column: str, since: str = "", until: str = "") -
     if until:
         kept &= table[column] < micros_of(until)
     return table[kept]
+
+
+def of_people(table: pd.DataFrame, column: str, load_runs: bool = False) -> pd.DataFrame:
+    """The rows without those of tasks that load runs made for themselves, whose ids stand in `column`.
+
+    `load_runs`: with them.
+    """
+    own = [] if load_runs else [one for one in table[column].dropna().unique() if is_load_task(str(one))]
+    return table[~table[column].isin(own)] if own else table
 
 
 def micros_of(moment: str) -> int:

@@ -8,12 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from ssot.runs import Slope
+from flows.load.plan import US
+from ssot.runs import Slope, warm_up
 
 MOST_POINTS: Final = 300
 LEAST_POINTS: Final = 8
-WARM_UP: Final = 0.1
-"""The first tenth is left out: caches fill then."""
 _Z: Final = 1.96
 _HOUR_US: Final = 3_600_000_000
 UNITS: Final[dict[str, tuple[str, float]]] = {
@@ -29,7 +28,8 @@ def slope_of(name: str, rows: Sequence[tuple[int, float]]) -> Slope | None:
     """The slope of (µs, value) rows an hour; None where there are too few of them."""
     unit, factor = UNITS[name]
     begin, end = (rows[0][0], rows[-1][0]) if rows else (0, 0)
-    kept = [(at, value) for at, value in rows if at >= begin + WARM_UP * (end - begin)]
+    lasted = end - begin
+    kept = [(at, value) for at, value in rows if at >= begin + warm_up(lasted / US) * lasted]
     if len(kept) < LEAST_POINTS:
         return None
     hours, values = _thinned(kept)

@@ -104,7 +104,7 @@ def test_soak_has_the_gap_the_repeat_and_the_slope(made: dict[str, Made]) -> Non
         "longest_silence_s": 0.2,
     }
     slopes = {row["what"]: row for row in made["soak"].table("Slopes")}
-    assert slopes["rss_bytes"]["per_hour"] == pytest.approx(3.6e6)
+    assert (slopes["rss_bytes"]["per_hour"], slopes["rss_bytes"]["unit"]) == (pytest.approx(3.6e6 / 1024**2), "MiB")
     assert [slopes[name]["grows"] for name in ("rss_bytes", "fds", "loop_lag_ms", "log_bytes")] == [
         True,
         False,

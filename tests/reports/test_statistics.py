@@ -115,6 +115,15 @@ def test_the_warm_up_does_not_count() -> None:
     assert math.isnan(slope(data.watched("rss_bytes", values), "fds").per_hour)
 
 
+def test_of_a_long_run_the_half_in_which_caches_fill_does_not_count() -> None:
+    filling = [float(min(at, 239)) for at in range(720)]  # every 10 s: 40 minutes of two hours
+    assert slope(data.watched("rss_bytes", filling, every_us=10_000_000), "rss_bytes").per_hour == 0
+    leaking = [value + at * 10 * 512 for at, value in enumerate(filling)]  # half a KiB a second
+    found = slope(data.watched("rss_bytes", leaking, every_us=10_000_000), "rss_bytes")
+    assert found.per_hour == pytest.approx(3600 * 512)
+    assert found.grows
+
+
 def test_the_chance_of_the_most_extreme_split_is_two_in_252() -> None:
     """Five against five: 252 splits, of which the one seen and its mirror image are the most extreme."""
     assert permutation_p(np.arange(5.0), np.arange(10.0, 15.0)) == pytest.approx(2 / 252)

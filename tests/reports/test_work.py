@@ -11,6 +11,7 @@ import pytest
 import reports
 from reports import evidence, streams, verdicts, work
 from reports.records import Run, with_times
+from ssot.runs import task_prefix
 from tests.reports import data
 
 
@@ -97,6 +98,13 @@ def test_a_slice_of_time_has_a_beginning_and_an_end(home: Path) -> None:
     assert before["time_us"].max() < work.micros_of(middle) <= after["time_us"].min()
     with pytest.raises(ValueError, match="someday"):
         work.micros_of("someday")
+
+
+def test_what_load_runs_did_with_their_own_tasks_is_nobodys_work() -> None:
+    own = f"{task_prefix('soak-20260131T090000Z-0f3a9c')}17"
+    table = pd.DataFrame({"task_id": ["T-1", own, None, "load-my-cart"]})
+    assert work.of_people(table, "task_id").index.to_list() == [0, 2, 3]
+    assert len(work.of_people(table, "task_id", load_runs=True)) == 4
 
 
 def test_coverage_follows_what_points_at_what(home: Path) -> None:

@@ -45,6 +45,13 @@ def test_the_warm_up_is_left_out() -> None:
     assert abs(found.per_hour) < 0.1
 
 
+def test_of_two_hours_the_first_one_is_left_out() -> None:
+    filling = [(at, value + MIB * min(at // SECOND, 2400) / 12) for at, value in rows(0.0, 100.0, seconds=7200)]
+    found = slope_of("rss_bytes", filling)
+    assert found is not None
+    assert abs(found.per_hour) < 0.1
+
+
 def test_too_few_points_say_nothing() -> None:
     assert slope_of("fds", [(at * SECOND, 60.0) for at in range(5)]) is None
     assert slope_of("fds", []) is None
