@@ -38,20 +38,20 @@ class AgentRoutes:
 
 
 def _ack(store: Store, asked: Asked) -> Intent:
-    return SendAck(parse_body(AckBody, asked.raw))
+    return SendAck(parse_body(AckBody, asked.raw), by_token=True)
 
 
 def _heartbeat(store: Store, asked: Asked) -> Intent:
     body = parse_body(HeartbeatBody, asked.raw)
-    return SendHeartbeat(dispatch_id=body.dispatch_id, note=body.note)
+    return SendHeartbeat(dispatch_id=body.dispatch_id, note=body.note, by_token=True)
 
 
 def _result(store: Store, asked: Asked) -> Intent:
-    return SendResult(parse_body(ResultBody, asked.raw))
+    return SendResult(parse_body(ResultBody, asked.raw), by_token=True)
 
 
 def _verdict(store: Store, asked: Asked) -> Intent:
-    return SendVerdict(parse_body(VerdictBody, asked.raw))
+    return SendVerdict(parse_body(VerdictBody, asked.raw), by_token=True)
 
 
 def _logged(name: str, code: str) -> OnInvalid:

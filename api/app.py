@@ -251,7 +251,7 @@ def _operations(desk: Desk, tasks: TaskRoutes, health: HealthRoutes) -> list[Ope
             "Repeat the dispatch to show that it was understood",
             AckBody,
             examples.ACK,
-            (*FROM_AGENT, "ack_mismatch"),
+            (*FROM_AGENT, "ack_mismatch", "not_the_executor"),
             tag="agents",
             description="The first valid ACK makes its sender the attempt's executor.",
         ),
@@ -280,7 +280,7 @@ def _operations(desk: Desk, tasks: TaskRoutes, health: HealthRoutes) -> list[Ope
             "Say what the review found",
             VerdictBody,
             examples.VERDICT,
-            (*FROM_AGENT, "verdict_refused", "self_review"),
+            (*FROM_AGENT, "verdict_refused", "self_review", "not_the_reviewer"),
             tag="agents",
         ),
         Operation(

@@ -20,6 +20,7 @@ from mcp.server import Server, ServerRequestContext
 from pydantic import BaseModel
 
 from api.messages import HeartbeatBody
+from ssot.messages import is_remote
 from ssot.task import TASK_ID, AckBody, ResultBody, VerdictBody
 
 TIMEOUT_S: Final = 30.0
@@ -201,7 +202,7 @@ def _waits_for(name: str, stage: str, task: Mapping[str, Any]) -> bool:
     if attempt is None or attempt["dispatch"] is None:
         return False
     role = "reviewer" if stage == "delivered" else "executor"
-    if attempt["dispatch"][role].partition(":")[0] != "remote":
+    if not is_remote(attempt["dispatch"][role]):
         return False
     ack = attempt["ack"]
     if stage == "acknowledged":

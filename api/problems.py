@@ -26,6 +26,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "forbidden": (403, "The token lacks the role"),
     "cross_origin": (403, "Another site's page sent this"),
     "not_the_executor": (403, "Another principal executes this attempt"),
+    "not_the_reviewer": (403, "The reviewer is a job that is started here"),
     "self_review": (403, "Nobody reviews their own work"),
     "self_approval": (403, "Nobody decides their own work"),
     "four_eyes": (403, "Who asked for it does not decide it"),

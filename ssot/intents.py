@@ -85,16 +85,21 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class SendAck:
-    """`watched`: the executor works in a place where its result will be held against the facts."""
+    """`watched`: the executor works in a place where its result will be held against the facts.
+
+    `by_token`: it came with a token, over HTTP or MCP, and from no job that was started here. So with all messages.
+    """
 
     body: AckBody
     watched: bool = False
+    by_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SendHeartbeat:
     dispatch_id: str
     note: str = ""
+    by_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class SendResult:
 
     body: ResultBody
     facts: Facts | None = None
+    by_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class SendVerdict:
 
     body: VerdictBody
     mutated: tuple[str, ...] = ()
+    by_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from audit.event import Draft
 from audit.stamp import seconds_of
@@ -28,6 +28,9 @@ from ssot.task import (
     plain,
 )
 from ssot.texts import externalise
+
+REMOTE: Final = "remote"
+"""The name under which a dispatch leaves a role to whoever comes with a token. Each other name is started here."""
 
 
 def this_dispatch(case: Case, dispatch_id: str) -> Dispatch:
@@ -53,6 +56,7 @@ def ack(case: Case, intent: intents.SendAck) -> Ruling:
     body = intent.body
     dispatch = this_dispatch(case, body.dispatch_id)
     event = case.require("ack", "it takes no ACK now")
+    _only_its_job("executor", dispatch.executor, case.actor, by_token=intent.by_token)
     if seconds_of(case.stamp.now) > seconds_of(dispatch.ack_deadline):
         return _late(case, dispatch)
     unlike = echo_difference(dispatch, body)
@@ -135,8 +139,26 @@ def first_unlike(given: Sequence[Part], due: Sequence[Part]) -> str:
     return f"at {where} expected {shown(expected)}, got {shown(got)}"
 
 
-def _only_executor(case: Case, what: str) -> None:
-    ack = case.attempt.ack
+def is_remote(name: str) -> bool:
+    """Whether a dispatch leaves a role to an agent that comes by itself, with a token."""
+    return name.partition(":")[0] == REMOTE
+
+
+def _only_its_job(role: str, name: str, actor: str, *, by_token: bool) -> None:
+    """An agent that is started here is the job that was started, in its cage: a token makes nobody that one."""
+    if by_token and not is_remote(name):
+        raise No(
+            f"not_the_{role}",
+            f"the {role} of this dispatch is {name}, which is started here: "
+            f"only its own job may speak for it, not {actor} with a token",
+        )
+
+
+def _only_executor(case: Case, what: str, *, by_token: bool) -> None:
+    attempt = case.attempt
+    if attempt.dispatch is not None:
+        _only_its_job("executor", attempt.dispatch.executor, case.actor, by_token=by_token)
+    ack = attempt.ack
     if ack is not None and ack.by != case.actor:
         raise No(
             "not_the_executor",
@@ -147,7 +169,7 @@ def _only_executor(case: Case, what: str) -> None:
 def heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
     dispatch = this_dispatch(case, intent.dispatch_id)
     event = case.require("heartbeat", "it takes no heartbeat now")
-    _only_executor(case, "its heartbeats")
+    _only_executor(case, "its heartbeats", by_token=intent.by_token)
     if seconds_of(case.stamp.now) - case.signs.last_heartbeat_event < HEARTBEAT_EVENT_S:
         return Ruling()
     return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, note=intent.note[:1000]),))
@@ -156,7 +178,7 @@ def heartbeat(case: Case, intent: intents.SendHeartbeat) -> Ruling:
 def result(case: Case, intent: intents.SendResult) -> Ruling:
     dispatch = this_dispatch(case, intent.body.dispatch_id)
     event = case.require("result", "it takes no result now")
-    _only_executor(case, "its result")
+    _only_executor(case, "its result", by_token=intent.by_token)
     if intent.facts is None and case.attempt.ack is not None and case.attempt.ack.watched:
         problem = (
             "this executor works in a place of ours: its result is taken there, where it is held against the facts"
@@ -296,6 +318,7 @@ def verdict(case: Case, intent: intents.SendVerdict) -> Ruling:
     attempt = case.attempt
     if attempt.ack is not None and case.who & identities(attempt.ack.by, attempt.ack.on_behalf_of):
         raise No("self_review", f"{case.actor} executed this attempt, or had it done: it cannot review it")
+    _only_its_job("reviewer", dispatch.reviewer, case.actor, by_token=intent.by_token)
     _check_families(attempt, body)
     if intent.mutated:
         raise No(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -67,8 +68,14 @@ def task(store: Store, task_id: str = TASK_ID, **more: Any) -> None:
     store.commit(task_id, Create(**given), actor="tests")
 
 
-def dispatched(store: Store, dispatch_id: str = examples.DISPATCH_ID, task_id: str = TASK_ID) -> None:
-    given = Dispatch(dispatch_id=dispatch_id, executor="remote", reviewer="remote")
+def dispatched(
+    store: Store,
+    dispatch_id: str = examples.DISPATCH_ID,
+    task_id: str = TASK_ID,
+    agents: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """To agents that come with a token, but for those named in `agents`."""
+    given = Dispatch(dispatch_id, **{"executor": "remote", "reviewer": "remote", **agents})
     store.commit(task_id, given, actor="dispatcher")
 
 
@@ -76,17 +83,31 @@ def part(model: Any, example: dict[str, Any], **more: Any) -> Any:
     return parse_part(model, orjson.dumps({**example, **more}))
 
 
-def at_stage(store: Store, stage: str, *, dispatch_id: str = examples.DISPATCH_ID, task_id: str = TASK_ID) -> None:
+def at_stage(
+    store: Store,
+    stage: str,
+    *,
+    dispatch_id: str = examples.DISPATCH_ID,
+    task_id: str = TASK_ID,
+    agents: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """A new task, taken to a stage."""
     task(store, task_id)
-    bring_to(store, stage, dispatch_id=dispatch_id, task_id=task_id)
+    bring_to(store, stage, dispatch_id=dispatch_id, task_id=task_id, agents=agents)
 
 
-def bring_to(store: Store, stage: str, *, dispatch_id: str = examples.DISPATCH_ID, task_id: str = TASK_ID) -> None:
+def bring_to(
+    store: Store,
+    stage: str,
+    *,
+    dispatch_id: str = examples.DISPATCH_ID,
+    task_id: str = TASK_ID,
+    agents: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """An existing task, dispatched and taken to a stage."""
     if stage == "new":
         return
-    dispatched(store, dispatch_id, task_id)
+    dispatched(store, dispatch_id, task_id, agents)
     issues = tuple(i.model_dump() for i in store.task(task_id).attempts[-1].dispatch.issues)  # type: ignore[union-attr]
     steps: list[tuple[str, Intent, str]] = [
         ("acknowledged", SendAck(part(AckBody, examples.ACK, dispatch_id=dispatch_id, issues=issues)), EXECUTOR),

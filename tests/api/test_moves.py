@@ -141,6 +141,34 @@ async def test_each_refusal_has_its_status_and_code(
     assert store.document(TASK_ID) == before, "a refusal changes nothing"
 
 
+@pytest.mark.parametrize("local", ["executor", "reviewer"])
+@pytest.mark.parametrize(
+    ("name", "stage", "role"),
+    [
+        ("ack", "dispatched", "executor"),
+        ("heartbeat", "acknowledged", "executor"),
+        ("result", "acknowledged", "executor"),
+        ("verdict", "delivered", "reviewer"),
+    ],
+)
+async def test_a_token_speaks_for_no_agent_that_is_started_here(
+    home: Path, store: Store, name: str, stage: str, role: str, local: str
+) -> None:
+    """Nor does one in the very name of that agent; the other role, left to remote agents, takes it as ever."""
+    at_stage(store, stage, agents={local: "fake"})
+    by = EXECUTOR if role == "executor" else f"fake-{role}"
+    before = store.document(TASK_ID)
+    async with api(home) as client:
+        answer = await post(client, name, **bearer(by, role))
+    store.refresh()
+    if role == local:
+        assert (answer.status_code, answer.json()["code"]) == (403, f"not_the_{role}")
+        assert store.document(TASK_ID) == before
+        assert [e.data["code"] for e in store.events() if e.type == "move_refused"] == [f"not_the_{role}"]
+    else:
+        assert answer.status_code == 200
+
+
 async def test_a_result_outside_the_scope_is_a_scope_violation(home: Path, store: Store) -> None:
     at_stage(store, "acknowledged")
     operation = {**examples.RESULT["work_log"][0], "target": "docs/secret.md"}
