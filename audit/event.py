@@ -32,7 +32,7 @@ KINDS: Final[dict[str, Kind]] = {
     "task_invalid": Kind("A task file is held: it does not parse, breaks the schema or contradicts the log."),
     "task_dispatched": Kind("A task was handed to an executor for the first time.", changes_task=True),
     "task_redispatched": Kind(
-        "A further attempt began; the issues of a rejected one go with it verbatim.", changes_task=True
+        "A further attempt began; the issues of a rejected or unlanded one go with it verbatim.", changes_task=True
     ),
     "ack_received": Kind("The executor repeated what it was told, word for word.", changes_task=True),
     "ack_mismatch": Kind("An executor's echo differs from what it was told; the task does not go on."),
@@ -48,6 +48,13 @@ KINDS: Final[dict[str, Kind]] = {
     "task_approved": Kind("A person, the last of a quorum or a named policy approved the attempt.", changes_task=True),
     "task_landed": Kind("The approved change stands as one commit on its project's branch."),
     "landing_refused": Kind("An approved change was not landed; the event says why. Nothing was forced."),
+    "landing_failed": Kind(
+        "An approved change cannot stand on its project's branch: a new attempt may begin, with what was said.",
+        changes_task=True,
+    ),
+    "landing_resumed": Kind(
+        "What had failed is about to stand on its branch after all: no new attempt may begin.", changes_task=True
+    ),
     "task_rejected": Kind("The attempt was rejected, or the task declined.", changes_task=True),
     "decision_reminder": Kind("The deadline of a decision is near; nobody has decided yet.", changes_task=True),
     "decision_overdue": Kind("The deadline of a decision has passed. That is never an approval.", changes_task=True),

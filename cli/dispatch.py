@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Wait = Literal["review", "decision", "none"]
 WAITS: Final = ("review", "decision", "none")
 REACHED: Final[dict[str, tuple[str, ...]]] = {
-    "review": ("needs_review", "approved", "rejected"),
-    "decision": ("approved",),
+    "review": ("needs_review", "approved", "unlanded", "rejected"),
+    "decision": ("approved", "unlanded"),
 }
 """The stages in which what was waited for has come true."""
 PATIENCE_S: Final = 3.0

@@ -70,6 +70,8 @@ def _print_attempt(store: Store, attempt: Attempt) -> None:
         _print_issues(store, "the verdict's issues", attempt.verdict.issues)
     if attempt.decision and attempt.decision.issues:
         _print_issues(store, "the decision's issues", attempt.decision.issues)
+    if attempt.unlanded is not None:
+        _print_issues(store, f"why it cannot stand on {attempt.unlanded.branch}", attempt.unlanded.issues)
     if attempt.result is not None:
         _print_diff(store, attempt.result)
 
@@ -85,6 +87,8 @@ def _parts(store: Store, attempt: Attempt) -> Iterator[tuple[str, str, str, str]
         yield "verdict", _when(verdict.at), verdict.by, f"{verdict.decision}: {text_of(store, verdict)}"
     if (decision := attempt.decision) is not None:
         yield "decision", _when(decision.at), decision.by, f"{decision.decision}: {text_of(store, decision) or '-'}"
+    if (unlanded := attempt.unlanded) is not None:
+        yield "unlanded", _when(unlanded.at), unlanded.by, f"{unlanded.reason} on {unlanded.branch}"
     if (ended := attempt.ended) is not None:
         yield "ended", _when(ended.at), "-", ended.reason
     if (unlocked := attempt.unlocked) is not None:
@@ -152,7 +156,7 @@ def _next_step(task: Task, stage: str) -> str:
     if task.locked:
         return f"Next: kircerta unlock {name} --reason …"
     match stage:
-        case "new" | "ended" | "rejected":
+        case "new" | "ended" | "rejected" | "unlanded":
             return f"Next: kircerta dispatch {name}"
         case "needs_review":
             return f"Next: kircerta approve {name}, or kircerta reject {name} --reason …"

@@ -266,6 +266,10 @@ class _Scene:
         detail = f"the change does not apply to kircerta/approved at {parent[:12]}: it needs a new attempt"
         refused = {**where, "reason": "conflict", "detail": detail, "parent": parent}
         self._store.note(Draft("landing_refused", "landing", refused, "T-1", found.correlation_id))
+        said = Issue(issue_id="LANDING-1", criterion_ref="AC-1", op_refs=("OP-1",), severity="blocker", text=detail)
+        known = _dispatch_id(found)
+        self._do("T-1", intents.FailLanding(known, "conflict", str(where["branch"]), parent, (said,)), "landing")
+        self._do("T-1", intents.ResumeLanding(known), "landing")
         check = {"criterion_ref": "AC-1", "exit_code": 0, "duration_ms": 412}
         digest = self._digest("T-1")
         landed = {**where, "commit": commit, "parent": parent, "review_digest": digest, "checks": [check]}

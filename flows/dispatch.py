@@ -143,7 +143,7 @@ async def dispatch_task(
 
 @flow(name="redispatch", flow_run_name="{task_id} again", persist_result=False)
 async def redispatch(task_id: TaskId) -> State[Any]:
-    """Begin the next attempt of a rejected task: the same agents, and the issues of the rejected attempt verbatim.
+    """Begin the next attempt of a task that was rejected, or approved and could not land: the same agents, its issues.
 
     Args:
         task_id: The task's id, e.g. `T-7`.

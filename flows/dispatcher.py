@@ -1,8 +1,8 @@
 """The one long-lived process that follows the log and calls flows in itself: what a decision starts, starts here.
 
 It holds nothing that counts. What to do is derived from the tasks: an open attempt that nobody runs is gone on with, a
-rejection at the gate begins the next attempt, what came from outside starts where a rule says so. Only how far the log
-was followed stands in a private file.
+rejection at the gate or a landing that fails begins the next attempt, what came from outside starts where a rule says
+so. Only how far the log was followed stands in a private file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flows.herald import Herald
 from flows.landing import is_asked
 from flows.notifications.notifier import NotifierThread
 from flows.overdue import settle
-from flows.pipeline import waits_for_us
+from flows.pipeline import SENT_BACK, waits_for_us
 from flows.planned import keep_schedules
 from flows.runner import CALLED, Job, NotNow, Runner
 from flows.server import use_environment
@@ -52,6 +52,7 @@ _STOP_S: Final = 8.0
 _BACKOFF_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 _AT_THE_END: Final[dict[str, What]] = {"close_task": "closing", "land_approved": "landing"}
 """What follows an approval: it moves the task no further, so that it is done when its run is."""
+_SENDS_BACK: Final = frozenset({"task_rejected", "task_unlocked", "landing_failed"})
 _LOG = logging.getLogger("kircerta.dispatcher")
 
 
@@ -70,7 +71,7 @@ class Dispatcher:
         self._since = rfc3339(time.time())
         self._url = prefect_api_url
         self._reader = LogReader.after(workspace.store.audit_folder, self.followed.seq)
-        self._rejected = {key for key, one in workspace.store.view.entries.items() if one.stage == "rejected"}
+        self._sent_back = {key for key, one in workspace.store.view.entries.items() if one.stage in SENT_BACK}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, Job] = {}
         self._settled: dict[str, int] = {}
@@ -146,8 +147,8 @@ class Dispatcher:
 
     def _take_in(self, event: Event) -> None:
         self.followed.take_in(event)
-        if event.type in ("task_rejected", "task_unlocked") and event.subject is not None:
-            self._rejected.add(event.subject)
+        if event.type in _SENDS_BACK and event.subject is not None:
+            self._sent_back.add(event.subject)
         if self.herald is not None:
             self.herald.tell(event)
 
@@ -223,17 +224,17 @@ class Dispatcher:
                 yield Job("dispatch_task", one.task_id, entries[one.task_id].seq)
 
     def _redispatches(self) -> Iterable[Job]:
-        for task_id in sorted(self._rejected):
+        for task_id in sorted(self._sent_back):
             entry = self.workspace.store.view.entries.get(task_id)
-            if entry is None or entry.stage != "rejected":
-                self._rejected.discard(task_id)
+            if entry is None or entry.stage not in SENT_BACK:
+                self._sent_back.discard(task_id)
             elif self._settled.get(task_id) != entry.seq and self._is_wanted_again(task_id):
                 yield Job("redispatch", task_id, entry.seq)
             else:
-                self._rejected.discard(task_id)
+                self._sent_back.discard(task_id)
 
     def _is_wanted_again(self, task_id: str) -> bool:
-        """Whether a rejection asks for another attempt."""
+        """Whether a rejection, or a landing that failed, asks for another attempt."""
         if is_load_task(task_id):  # a load run looks after its own tasks
             return False
         return is_wanted_again(self.workspace.store.task(task_id), default=self.workspace.settings.auto_redispatch)
@@ -310,9 +311,10 @@ class Dispatcher:
 
 
 def is_wanted_again(task: Task, *, default: bool) -> bool:
-    """Whether a rejection starts the next attempt: a person's at the gate does, where the task's project lets it.
+    """Whether a task that was sent back starts its next attempt: where a person decided, and the project lets it.
 
-    Declining a task does not, nor does a deadline that passed: there nobody said what to do otherwise.
+    Declining a task does not, nor does a deadline that passed: there nobody said what to do otherwise. Nor does a
+    landing that failed where a policy had approved: attempt after attempt would go by without a person.
     """
     attempt, policy = task.current, task.policy
     if task.locked or attempt is None or attempt.verdict is None or attempt.decision is None:

@@ -20,7 +20,6 @@ from ssot.store import Refused
 Wait = Literal["review", "decision", "none"]
 _LOOK_S: Final = 0.05
 _WATCHDOG_S: Final = 1.0
-_DECIDED: Final = ("approved", "rejected")
 
 
 def run_here(

@@ -2,16 +2,19 @@
 
 What was approved is landed and nothing else: the digest of the decision is that of what stands in the task, the
 decision stands in the log, the checks pass where the change will stand. A conflict is told; nothing is ever merged.
+What cannot stand there is marked and may be dispatched again. The mark goes before the branch moves: a task of which
+a new attempt may begin never has its change on the branch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,11 +30,14 @@ from flows.branch import Bench, Branch, BranchMoved, Change, Conflict, bench_at
 from flows.checks import run_check
 from flows.work import find_agent, see_task
 from flows.workspace import Workspace
-from ssot.claims import Claim, claim_file, try_claim
+from ssot.claims import claim_file, try_claim
 from ssot.gate import approvals_of
+from ssot.intents import FailLanding, ResumeLanding
 from ssot.observed import CheckRun
 from ssot.projects import BadProjectsFile, Landing, Project
-from ssot.task import Attempt, Decision, Dispatch, Task, review_digest
+from ssot.states import stage_of
+from ssot.store import Refused
+from ssot.task import Attempt, Decision, Dispatch, Issue, Task, review_digest
 
 LANDING: Final = "landing"
 """The actor of landings that nobody asked for by hand."""
@@ -60,12 +66,34 @@ class BeingLanded(Exception):
 
 
 class LandingRefused(Exception):
-    """The approved change was not landed. Recorded as `landing_refused`."""
+    """The approved change was not landed. Recorded as `landing_refused`.
 
-    def __init__(self, reason: Reason, detail: str, facts: Mapping[str, Any] | None = None) -> None:
+    Args:
+        stands_on: the branch's head on which the change cannot stand.
+        checks: those that were run there, where one of them failed.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, stands_on: str | None = None, checks: Sequence[CheckRun] = ()
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.facts = dict(facts or {})
+        self.stands_on = stands_on
+        self.checks = checks
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        parent = {"parent": self.stands_on} if self.stands_on is not None else {}
+        return {**parent, **({"checks": _told(self.checks, with_tail=True)} if self.checks else {})}
+
+    @property
+    def failed(self) -> tuple[CheckRun, ...]:
+        """The checks that ran and failed; one that could not be run says nothing of the work."""
+        return tuple(one for one in self.checks if one.exit_code != 0 and one.stopped != "closed")
+
+    @property
+    def needs_new_attempt(self) -> bool:
+        return self.reason == "conflict" or bool(self.failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +160,33 @@ async def land(workspace: Workspace, task_id: str, actor: str) -> Landed:
     claim = await asyncio.to_thread(try_claim, workspace.home, approved.dispatch.dispatch_id)
     if claim is None:
         raise BeingLanded(f"{task_id} is being landed by another process: look again in a moment")
-    return await _land(approved, actor, claim)
-
-
-async def _land(approved: _Approved, actor: str, claim: Claim) -> Landed:
     with claim:
-        known = await asyncio.to_thread(_recorded, approved)
-        if known is not None:
-            return known
-        try:
-            put = await _put(approved)
-        except (LandingRefused, NoWorkplace) as error:
-            refused = error if isinstance(error, LandingRefused) else LandingRefused("unusable", str(error))
-            await asyncio.to_thread(_note_refusal, approved, refused, actor)
-            raise refused from None
-        # A crash here leaves a commit that the log does not know: the next call finds it by its trailers.
-        await asyncio.to_thread(_note_landed, approved, put, actor)
-        return Landed(approved.task.task_id, approved.landing.branch, put.commit, is_new=True)
+        return await _land(approved, actor)
+
+
+async def _land(before: _Approved, actor: str) -> Landed:
+    """With the claim: who had it before us may have said something of this attempt, or somebody begun another."""
+    approved = await asyncio.to_thread(_approved, before.workspace, before.task.task_id)
+    if approved.dispatch.dispatch_id != before.dispatch.dispatch_id:
+        raise BeingLanded(f"{before.task.task_id} has another attempt by now: look again in a moment")
+    return await _land_this(approved, actor)
+
+
+async def _land_this(approved: _Approved, actor: str) -> Landed:
+    known = await asyncio.to_thread(_recorded, approved)
+    if known is not None:
+        return known
+    try:
+        put = await _put(approved, actor)
+    except (LandingRefused, NoWorkplace) as error:
+        refused = error if isinstance(error, LandingRefused) else LandingRefused("unusable", str(error))
+        await asyncio.to_thread(_note_refusal, approved, refused, actor)
+        # A crash here leaves the attempt as it is: the next call is refused again, and marks it then.
+        await asyncio.to_thread(_mark_unlanded, approved, refused, actor)
+        raise refused from None
+    # A crash here leaves a commit that the log does not know: the next call finds it by its trailers.
+    await asyncio.to_thread(_note_landed, approved, put, actor)
+    return Landed(approved.task.task_id, approved.landing.branch, put.commit, is_new=True)
 
 
 def is_asked(workspace: Workspace, task: Task) -> bool | None:
@@ -253,7 +291,7 @@ def change_of(approved: _Approved, event: Event, diff: str) -> Change:
 # ------------------------------------------------------------------------------------------------- onto the branch
 
 
-async def _put(approved: _Approved) -> _Put:
+async def _put(approved: _Approved, actor: str) -> _Put:
     event = await asyncio.to_thread(_decided_by, approved)
     await asyncio.to_thread(_check_it_is_what_was_approved, approved)
     change = change_of(approved, event, await asyncio.to_thread(_diff_of, approved))
@@ -261,19 +299,20 @@ async def _put(approved: _Approved) -> _Put:
         bench = await asyncio.to_thread(bench_gone.enter_context, approved.bench())
         for left in reversed(range(TRIES)):
             try:
-                return await _try_to_put(approved, change, bench)
+                return await _try_to_put(approved, change, bench, actor)
             except BranchMoved as moved:
                 if not left:
                     raise LandingRefused("branch_moved", f"{moved}: try again") from None
     raise AssertionError("unreachable")
 
 
-async def _try_to_put(approved: _Approved, change: Change, bench: Bench) -> _Put:
+async def _try_to_put(approved: _Approved, change: Change, bench: Bench, actor: str) -> _Put:
     branch = approved.branch
     head = await asyncio.to_thread(branch.head)
     if head is not None:
         found = await asyncio.to_thread(bench.find, head, approved.base, change)
         if found is not None:
+            await asyncio.to_thread(_take_mark_off, approved, actor)
             return _Put(found)
     if await asyncio.to_thread(branch.is_checked_out):
         raise LandingRefused("checked_out", f"{branch.name} is checked out: no work tree is changed; land on another")
@@ -282,13 +321,14 @@ async def _try_to_put(approved: _Approved, change: Change, bench: Bench) -> _Put
         commit = await asyncio.to_thread(bench.commit, parent, change)
     except Conflict as conflict:
         told = f"the change does not apply to {branch.name} at {parent[:12]}: it needs a new attempt"
-        raise LandingRefused("conflict", f"{told} ({str(conflict)[:1000]})", {"parent": parent}) from None
+        raise LandingRefused("conflict", f"{told} ({str(conflict)[:1000]})", parent) from None
     checks = await _checks(approved, parent, change.diff)
     failed = [one.criterion_ref for one in checks if one.exit_code != 0]
     if failed:
         told = f"on {branch.name} at {parent[:12]} the checks of {', '.join(failed)} do not pass"
-        raise LandingRefused("checks_failed", told, {"parent": parent, "checks": _told(checks, with_tail=True)})
+        raise LandingRefused("checks_failed", told, parent, checks)
     why = f"kircerta: {approved.task.task_id}, attempt {approved.attempt.attempt}"
+    await asyncio.to_thread(_take_mark_off, approved, actor)
     await asyncio.to_thread(branch.move, commit, head, why)
     return _Put(commit, parent, checks)
 
@@ -306,6 +346,57 @@ async def _checks(approved: _Approved, commit: str, diff: str) -> tuple[CheckRun
     make = partial(prepare_with, workspace.home, approved.checkout, commit, dispatch.dispatch_id, "landing", diff)
     asked = [one for one in dispatch.acceptance_criteria if one.check is not None]
     return tuple([await run_check(one, make, around) for one in asked])
+
+
+# ------------------------------------------------------------------------------------------------- a new attempt
+
+
+def _mark_unlanded(approved: _Approved, refused: LandingRefused, actor: str) -> None:
+    """What cannot stand where the branch is needs a new attempt: from here on one may begin."""
+    if refused.stands_on is None or not refused.needs_new_attempt:
+        return
+    told = issues_of(approved.attempt, approved.dispatch, refused)
+    known, branch = approved.dispatch.dispatch_id, approved.landing.branch
+    with suppress(Refused):  # dispatched again meanwhile: there it is under way
+        mark = FailLanding(known, refused.reason, branch, refused.stands_on, told)
+        approved.workspace.store.commit(approved.task.task_id, mark, actor=actor)
+
+
+def _take_mark_off(approved: _Approved, actor: str) -> None:
+    """The change is about to stand on the branch. Raises NotAsked where another attempt has begun."""
+    task_id, known = approved.task.task_id, approved.dispatch.dispatch_id
+    now = see_task(approved.workspace, task_id)
+    if stage_of(now) == "approved" and now.current is not None and now.current.dispatch == approved.dispatch:
+        return
+    try:
+        approved.workspace.store.commit(task_id, ResumeLanding(known), actor=actor)
+    except Refused as refused:
+        raise NotAsked(f"{task_id} goes another way by now: {refused.detail}") from None
+
+
+def issues_of(attempt: Attempt, dispatch: Dispatch, refused: LandingRefused) -> tuple[Issue, ...]:
+    """What a landing said, as issues of the attempt that could not stand: one for each check that failed, or one."""
+    failed = [(one.criterion_ref, f"{refused}\n{one.tail[-TAIL:]}".rstrip()) for one in refused.failed]
+    said = failed or [(dispatch.acceptance_criteria[0].id, str(refused))]
+    taken = {one.issue_id for one in (attempt.verdict.issues if attempt.verdict else ())}
+    free = (name for n in count(1) if (name := f"LANDING-{n}") not in taken)
+    return tuple(
+        Issue(
+            issue_id=next(free),
+            criterion_ref=criterion,
+            op_refs=_operations_for(attempt, criterion if failed else None),
+            severity="blocker",
+            text=text,
+        )
+        for criterion, text in said
+    )
+
+
+def _operations_for(attempt: Attempt, criterion: str | None) -> tuple[str, ...]:
+    """The operations that are meant: those for a criterion, or the edits; all of them where there are none such."""
+    work = attempt.result.work_log if attempt.result else ()
+    meant = [op for op in work if (op.action == "edit" if criterion is None else criterion in op.criterion_refs)]
+    return tuple(op.op_id for op in meant or work)
 
 
 # ------------------------------------------------------------------------------------------------- in the log

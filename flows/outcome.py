@@ -12,6 +12,7 @@ WAITING: Final = "Waiting"
 _BY_STAGE: Final[dict[Stage, str]] = {
     "needs_review": "NeedsReview",
     "approved": "Approved",
+    "unlanded": "Approved",
     "rejected": "Rejected",
 }
 GOOD: Final = frozenset({"NeedsReview", "Approved", "Rejected", WAITING})

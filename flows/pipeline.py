@@ -50,19 +50,21 @@ class Order:
     reviewer: str | None = None
     actor: str = DISPATCHER
     issues: tuple[Issue, ...] | None = None
-    of: tuple[Stage, ...] = ("new", "ended", "rejected")
+    of: tuple[Stage, ...] = ("new", "ended", "rejected", "unlanded")
 
 
+SENT_BACK: Final[tuple[Stage, ...]] = ("rejected", "unlanded")
+"""The stages that ask for another attempt by what was said of this one."""
 RESUME: Final = Order(of=())
 """Go on with what is open; begin nothing."""
 
 
 def again(found: Task) -> Order:
-    """The order that follows a rejection: the agents of the rejected attempt, and its issues verbatim."""
+    """The order that follows a rejection, or a landing that failed: that attempt's agents, and its issues verbatim."""
     dispatch = found.current.dispatch if found.current else None
     if dispatch is None:
         return RESUME
-    return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=("rejected",))
+    return Order(dispatch.executor, dispatch.reviewer, issues=forwarded_issues(found), of=SENT_BACK)
 
 
 def agent_names(workspace: Workspace, found: Task, order: Order) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from flows.agents.protocol import LIMITS, Agent, AgentFailed
 from flows.agents.subprocess_agent import SubprocessAgent
 from flows.agents.workplace import FOLDER, Workplace, pinned, prepare, prepare_with
 from flows.agents.workplace import Facts as Found
+from flows.branch import Branch
 from flows.checks import run_check
 from flows.workspace import Workspace
 from ssot import beats
@@ -74,7 +75,18 @@ def ground_for(workspace: Workspace, task: Task, dispatch: Dispatch, agent: Agen
             why = 'isolation = "required" needs a place to work: the task\'s project names no checkout'
             raise AgentFailed("not_started", why)
         return None
-    return Ground(workspace, dispatch, workspace.home / project.checkout, project.base, agent.confinement)
+    checkout = workspace.home / project.checkout
+    return Ground(workspace, dispatch, checkout, _base_for(task, project, checkout), agent.confinement)
+
+
+def _base_for(task: Task, project: Project, checkout: Path) -> str:
+    """Where work begins. What could not land on its branch is done anew on what stands there. Raises AgentFailed."""
+    if project.landing is None or all(one.unlanded is None for one in task.attempts):
+        return project.base
+    try:
+        return Branch(checkout, project.landing.branch).head() or project.base
+    except NoWorkplace as error:
+        raise AgentFailed("not_started", f"there is no place to work: {error}") from None
 
 
 def _project(workspace: Workspace, task: Task) -> Project | None:

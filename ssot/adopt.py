@@ -174,7 +174,7 @@ def _history(attempts: Any) -> list[Any]:
                 f"{where}.decision",
                 "the log knows no such decision: nobody decides by a file",
             )
-        said = next((name for name in ("low_risk", "reminded", "overdue_at") if attempt.get(name)), None)
+        said = next((name for name in ("low_risk", "reminded", "overdue_at", "unlanded") if attempt.get(name)), None)
         if said is not None:
             raise _Breach("history_changed", f"{where}.{said}", "only the log says this of an attempt")
         if attempt.get("unlocked") is not None:

@@ -23,7 +23,7 @@ def check_decided(event: Event, before: Task | None, after: Task) -> None:
 def _decided(task: Task | None) -> list[tuple[Any, ...]]:
     attempts = task.attempts if task is not None else ()
     return [
-        (one.attempt, one.decision, one.approvals, one.unlocked)
+        (one.attempt, one.decision, one.approvals, one.unlocked, one.unlanded)
         for one in attempts
         if one.decision is not None or one.approvals or one.unlocked is not None
     ]

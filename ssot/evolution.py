@@ -18,6 +18,7 @@ from ssot.task import (
     Part,
     Result,
     Task,
+    Unlanded,
     Unlocked,
     Verdict,
     plain,
@@ -128,6 +129,11 @@ _EVOLUTIONS: Final[dict[str, _Evolution]] = {
     "decision_overdue": lambda task, event, data: (_changed(task, overdue_at=data["overdue_at"]), task.locked),
     "task_approved": _decided,
     "task_rejected": _decided,
+    "landing_failed": lambda task, event, data: (
+        _with_part(task, unlanded=_part(Unlanded, data["unlanded"])),
+        task.locked,
+    ),
+    "landing_resumed": lambda task, event, data: (_changed(task, unlanded=None), task.locked),
     "reject_lock": lambda task, event, data: (task.attempts, True),
     "task_unlocked": lambda task, event, data: (
         _with_part(task, unlocked=_part(Unlocked, data["unlocked"])),

@@ -154,6 +154,11 @@ class _Reader:
         self.found.unread_decisions += data.get("digest_given") is False
         return []
 
+    def unlanded(self, trail: _Trail, event: Event, data: Plain) -> list[Difference]:
+        """An approved attempt that has to be done anew: the next one carries what the landing said."""
+        trail.due = data["unlanded"]["issues"]
+        return []
+
     def ended(self, trail: _Trail, event: Event, data: Plain) -> list[Difference]:
         """An attempt that stopped before its verdict: the next one has to carry what this one was told."""
         trail.due = trail.dispatched
@@ -171,6 +176,7 @@ _TAKES: Final[dict[str, _Take]] = {
     "task_rejected": _Reader.rejected,
     "task_approved": _Reader.approved,
     "approval_given": _Reader.approved,
+    "landing_failed": _Reader.unlanded,
     "attempt_ended": _Reader.ended,
     "ack_timeout": _Reader.ended,
 }

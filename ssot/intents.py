@@ -173,6 +173,24 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class FailLanding:
+    """The approved change of this dispatch cannot stand on `branch` at `parent`; `issues` are what the landing says."""
+
+    dispatch_id: str
+    reason: str
+    branch: str
+    parent: str
+    issues: tuple[Issue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeLanding:
+    """The change is about to stand on its branch after all: from here on no new attempt may begin."""
+
+    dispatch_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unlock:
     reason: str
 
@@ -193,5 +211,7 @@ Intent = (
     | FindDecisionOverdue
     | Approve
     | Reject
+    | FailLanding
+    | ResumeLanding
     | Unlock
 )

@@ -25,6 +25,8 @@ def forwarded_issues(task: Task) -> tuple[Issue, ...]:
         return ()
     if attempt.decision is None and attempt.ended is not None:
         return attempt.dispatch.issues if attempt.dispatch else ()
+    if attempt.unlanded is not None:
+        return attempt.unlanded.issues
     found = attempt.verdict.issues if attempt.verdict else ()
     return found + (attempt.decision.issues if attempt.decision else ())
 

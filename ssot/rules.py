@@ -14,7 +14,7 @@ from ssot.intents import Intent
 from ssot.messages import echo_difference
 from ssot.past import forwarded_issues, people_barred, rejects_in_a_row
 from ssot.ruling import HEARTBEAT_EVENT_S, NO_SIGNS, Case, No, Policy, Refusal, Refused, Ruling, Signs
-from ssot.task import Build, Criterion, Dispatch, Task, issue_digest, plain
+from ssot.task import Build, Criterion, Dispatch, Task, Unlanded, issue_digest, plain
 
 __all__ = [
     "HEARTBEAT_EVENT_S",
@@ -231,11 +231,43 @@ def _check_terms(case: Case, intent: intents.Dispatch, number: int) -> None:
         raise No(
             "attempts_exhausted",
             f"{case.task_id} had its {policy.max_attempts} attempts in the project {policy.project}: "
-            "none of them was approved, and no further one is begun",
+            "none of them came through, and no further one is begun",
             max_attempts=policy.max_attempts,
         )
     if policy.distinct_model_family:
         messages.check_families(intent.executor_family, intent.reviewer_family)
+
+
+# ------------------------------------------------------------------------------------ landing
+
+
+def _fail_landing(case: Case, intent: intents.FailLanding) -> Ruling:
+    dispatch = messages.this_dispatch(case, intent.dispatch_id)
+    event = case.require("fail_landing", "there is nothing of it to land")
+    attempt = case.attempt
+    work_log = attempt.result.work_log if attempt.result else ()
+    problem = messages.issues_problem(intent.issues, dispatch.acceptance_criteria, work_log)
+    if problem is not None or not intent.issues:
+        raise No("invalid_issues", problem or "a landing that failed says what the next attempt has to heed")
+    unlanded = Unlanded(
+        by=case.actor,
+        at=case.stamp.now,
+        reason=intent.reason,
+        branch=intent.branch,
+        parent=intent.parent,
+        issues=intent.issues,
+    )
+    stands = attempt.unlanded
+    if stands is not None and unlanded.model_copy(update={"by": stands.by, "at": stands.at}) == stands:
+        return Ruling()  # said already
+    told = {"attempt": attempt.attempt, "unlanded": plain(unlanded)}
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, **told),))
+
+
+def _resume_landing(case: Case, intent: intents.ResumeLanding) -> Ruling:
+    dispatch = messages.this_dispatch(case, intent.dispatch_id)
+    event = case.require("resume_landing", "its landing did not fail")
+    return Ruling((case.draft(event, dispatch_id=dispatch.dispatch_id, attempt=case.attempt.attempt),))
 
 
 _RULES: Final[dict[type, Callable[[Case, Any], Ruling]]] = {
@@ -254,6 +286,8 @@ _RULES: Final[dict[type, Callable[[Case, Any], Ruling]]] = {
     intents.FindDecisionOverdue: gate.find_overdue,
     intents.Approve: gate.approve,
     intents.Reject: gate.reject,
+    intents.FailLanding: _fail_landing,
+    intents.ResumeLanding: _resume_landing,
     intents.Unlock: gate.unlock,
 }
 
@@ -273,5 +307,7 @@ _MOVE_NAMES: Final[dict[type, str]] = {
     intents.FindDecisionOverdue: "overdue",
     intents.Approve: "approve",
     intents.Reject: "reject",
+    intents.FailLanding: "fail_landing",
+    intents.ResumeLanding: "resume_landing",
     intents.Unlock: "unlock",
 }

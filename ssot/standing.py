@@ -28,6 +28,7 @@ ERRORS: Final = frozenset(
         "ack_timeout",
         "ack_mismatch",
         "attempt_ended",
+        "landing_failed",
         "result_refused",
         "verdict_refused",
         "scope_violation",
@@ -177,8 +178,8 @@ def error_of(event: Event) -> LastError | None:
 
 
 def _detail(data: dict[str, Any]) -> str:
-    ended = data.get("ended")
-    reason = ended.get("reason") if isinstance(ended, dict) else data.get("reason")
+    part = data.get("ended") or data.get("unlanded")
+    reason = part.get("reason") if isinstance(part, dict) else data.get("reason")
     parts = [part for part in (reason, data.get("detail")) if isinstance(part, str) and part]
     return ": ".join(parts) or (f"after {data['rejects']} rejections in a row" if "rejects" in data else "")
 

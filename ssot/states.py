@@ -7,7 +7,9 @@ from typing import Final, Literal
 
 from ssot.task import Attempt, Status, Task
 
-Stage = Literal["new", "dispatched", "acknowledged", "delivered", "needs_review", "approved", "rejected", "ended"]
+Stage = Literal[
+    "new", "dispatched", "acknowledged", "delivered", "needs_review", "approved", "unlanded", "rejected", "ended"
+]
 
 STAGES: Final[dict[Stage, tuple[Status, str]]] = {
     "new": ("pending", "never dispatched"),
@@ -17,6 +19,7 @@ STAGES: Final[dict[Stage, tuple[Status, str]]] = {
     "ended": ("pending", "the attempt stopped before its verdict"),
     "needs_review": ("needs_review", "the verdict is there; a person decides"),
     "approved": ("approved", "approved at its gate"),
+    "unlanded": ("approved", "approved, but it cannot stand on its project's branch: it needs a new attempt"),
     "rejected": ("rejected", "rejected, declined, or not decided in time"),
 }
 """Each stage with the status that the document shows for it, and what it means."""
@@ -52,7 +55,7 @@ MOVES: Final[tuple[Move, ...]] = (
     Move("refresh", ("new",), None, "task_refreshed", None),
     Move("build", tuple(STAGES), None, "build_status", None),
     Move("dispatch", ("new",), "dispatched", "task_dispatched", None),
-    Move("dispatch", ("ended", "rejected"), "dispatched", "task_redispatched", None),
+    Move("dispatch", ("ended", "rejected", "unlanded"), "dispatched", "task_redispatched", None),
     Move("ack", ("dispatched",), "acknowledged", "ack_received", "executor"),
     Move("heartbeat", ("acknowledged",), None, "heartbeat", "executor"),
     Move("warn", ("acknowledged",), None, "heartbeat_warning", None),
@@ -62,6 +65,8 @@ MOVES: Final[tuple[Move, ...]] = (
     Move("end", OPEN, "ended", "attempt_ended", None),
     Move("approve", ("needs_review",), "approved", "task_approved", "approver"),
     Move("approval", ("needs_review",), None, "approval_given", "approver"),
+    Move("fail_landing", ("approved", "unlanded"), "unlanded", "landing_failed", None),
+    Move("resume_landing", ("unlanded",), "approved", "landing_resumed", None),
     Move("remind", ("needs_review",), None, "decision_reminder", None),
     Move("overdue", ("needs_review",), None, "decision_overdue", None),
     Move("reject", ("new", *OPEN, "ended", "needs_review"), "rejected", "task_rejected", "approver"),
@@ -89,6 +94,8 @@ def stage_of_attempt(attempt: Attempt | None) -> Stage:
     """How far an attempt has come."""
     if attempt is None:
         return "new"
+    if attempt.unlanded is not None:
+        return "unlanded"
     if attempt.decision is not None:
         return attempt.decision.decision
     if attempt.verdict is not None:

@@ -270,6 +270,18 @@ class Unlocked(Texted):
     on_behalf_of: Name | None = optional()
 
 
+class Unlanded(Part):
+    """Why an approved change cannot stand on its project's branch, as the landing said it: issues for a new attempt."""
+
+    by: Name
+    at: Timestamp
+    reason: Name
+    branch: Line
+    parent: Line
+    """The branch's head that the change was tried on."""
+    issues: tuple[Issue, ...]
+
+
 class Attempt(Part):
     """One go at a task, from the dispatch to the decision. Parts that have not happened are null."""
 
@@ -282,6 +294,8 @@ class Attempt(Part):
     decision: Decision | None = None
     ended: Ended | None = None
     unlocked: Unlocked | None = optional()
+    unlanded: Unlanded | None = optional()
+    """Set while a new attempt may begin although this one was approved."""
     witnessed: Literal[False] | None = optional()
     """False: the attempt came inside a file, this log did not see it happen."""
     low_risk: Literal[True] | None = optional()

@@ -18,6 +18,7 @@ from ssot.task import Action, Attempt, Criterion, Digest, Issue, Name, Operation
 
 TextOf = Callable[[str], str]
 """Gives the text of a digest (``sha256:<hex>``). May raise Corrupt."""
+ToldBy = Literal["verdict", "decision", "landing"]
 EVIDENCE: Final[frozenset[Action]] = frozenset({"run", "test"})
 """Operations that show something, beside those that read, change or note it."""
 
@@ -55,10 +56,10 @@ class Answer(Part):
 
 
 class TracedIssue(Part):
-    """An issue of a verdict or a decision. `answer` is null where it was not forwarded to another attempt (yet)."""
+    """An issue of a verdict, a decision or a landing. `answer` is null where no attempt got it forwarded (yet)."""
 
     issue_id: Name
-    told_by: Literal["verdict", "decision"]
+    told_by: ToldBy
     severity: Severity
     criterion_ref: Name
     op_refs: tuple[Name, ...]
@@ -262,7 +263,7 @@ class _Tracing:
             operations=self.operations_of.get(hunk.hunk_id, ()),
         )
 
-    def _issue(self, told_by: Literal["verdict", "decision"], issue: Issue) -> TracedIssue:
+    def _issue(self, told_by: ToldBy, issue: Issue) -> TracedIssue:
         return TracedIssue(
             issue_id=issue.issue_id,
             told_by=told_by,
@@ -298,11 +299,17 @@ class _Later:
         return cls(attempt.attempt, told, attempt.result is not None, _working_on(attempt))
 
 
-def _issues_of(attempt: Attempt) -> tuple[tuple[Literal["verdict", "decision"], Issue], ...]:
+def _issues_of(attempt: Attempt) -> tuple[tuple[ToldBy, Issue], ...]:
     """An attempt's issues in the order in which they are forwarded."""
     verdict = attempt.verdict.issues if attempt.verdict else ()
     decision = attempt.decision.issues if attempt.decision else ()
-    return (*(("verdict", issue) for issue in verdict), *(("decision", issue) for issue in decision))
+    landing = attempt.unlanded.issues if attempt.unlanded else ()
+    told: tuple[tuple[ToldBy, tuple[Issue, ...]], ...] = (
+        ("verdict", verdict),
+        ("decision", decision),
+        ("landing", landing),
+    )
+    return tuple((by, issue) for by, issues in told for issue in issues)
 
 
 def _work_of(attempt: Attempt) -> tuple[Operation, ...]:

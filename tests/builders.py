@@ -182,6 +182,14 @@ class Walk:
     def reject(self, actor: str = PERSON, reason: str = "not yet", **more: Any) -> Committed:
         return self.do(intents.Reject(reason, **more), actor)
 
+    def fail_landing(self, *issues: Issue) -> Committed:
+        told = issues or (issue(1, issue_id="LANDING-1", severity="blocker", text="it does not apply"),)
+        known = _dispatch(self.task).dispatch_id
+        return self.do(intents.FailLanding(known, "conflict", "kircerta/approved", "1" * 40, told), "landing")
+
+    def resume_landing(self) -> Committed:
+        return self.do(intents.ResumeLanding(_dispatch(self.task).dispatch_id), "landing")
+
     def unlock(self, actor: str = PERSON, reason: str = "talked it over") -> Committed:
         return self.do(intents.Unlock(reason), actor)
 
@@ -200,6 +208,7 @@ _STEPS: dict[Stage, tuple[str, ...]] = {
     "delivered": ("dispatch", "ack", "result"),
     "needs_review": ("dispatch", "ack", "result", "verdict"),
     "approved": ("dispatch", "ack", "result", "verdict", "approve"),
+    "unlanded": ("dispatch", "ack", "result", "verdict", "approve", "fail_landing"),
     "rejected": ("dispatch", "ack", "result", "verdict", "reject"),
     "ended": ("dispatch", "end"),
 }

@@ -403,7 +403,8 @@ export class TaskView {
       h("td", {}, ack ? globs(ack.scope) : h("span", { class: "faint" }, "–")),
     );
     // Where the issues come from: the last decided attempt before this one; others may have ended in between.
-    const judged = this.task.attempts.findLast((before) => before.attempt < attempt.attempt && before.decision)?.attempt;
+    const before = this.task.attempts.findLast((one) => one.attempt < attempt.attempt && one.decision);
+    const judged = before?.attempt;
     const body = () =>
       h(
         "div",
@@ -420,7 +421,7 @@ export class TaskView {
           ),
         ),
         dispatch.issues.length > 0 && [
-          h("h4", {}, `Forwarded from the rejected attempt, verbatim (${dispatch.issues.length})`),
+          h("h4", {}, `Forwarded from the ${before?.unlanded ? "attempt that could not land" : "rejected attempt"}, verbatim (${dispatch.issues.length})`),
           h("ul", { class: "issues" }, dispatch.issues.map((issue) => this._issue(issue, judged, false))),
         ],
         h("p", { class: "faint small" }, said(dispatch.dispatch_id, "mono"), ` · by `, said(dispatch.by), ` · ACK due ${clock(dispatch.ack_deadline)}`),
@@ -552,7 +553,16 @@ export class TaskView {
       decision.reason && prose(decision.reason),
       decision.issues.length > 0 && h("ul", { class: "issues" }, decision.issues.map((issue) => this._issue(issue, attempt.attempt, true))),
       decision.review_digest && h("p", { class: "faint small" }, "What was decided on: ", digestView(decision.review_digest)),
+      attempt.unlanded && this._unlanded(attempt),
     );
+  }
+
+  /** What the landing of an approved change said: the next attempt's issues. */
+  _unlanded({ attempt, unlanded }) {
+    return [
+      h("h4", {}, "It cannot stand on ", said(unlanded.branch, "mono"), ` (${unlanded.reason.replaceAll("_", " ")}), `, when(unlanded.at)),
+      h("ul", { class: "issues" }, unlanded.issues.map((issue) => this._issue(issue, attempt, true))),
+    ];
   }
 
   // ------------------------------------------------------------------------------------------------ gate
@@ -581,6 +591,18 @@ export class TaskView {
     } else {
       children.push(h("p", { class: "faint" }, "Nothing to decide yet: no verdict."));
     }
+    if (attempt?.unlanded)
+      children.push(
+        h(
+          "p",
+          { class: "notice warn" },
+          "It could not land on ",
+          said(attempt.unlanded.branch, "mono"),
+          ": it needs a new attempt, which begins there and gets what the landing said. ",
+          h("code", {}, `kircerta dispatch ${task.task_id}`),
+          " begins one, where the dispatcher does not.",
+        ),
+      );
     if (task.locked) children.push(h("p", { class: "notice warn" }, "Locked after too many rejections in a row: it is dispatched again only once a person unlocks it."));
     if (moves.length && !session.may("approver")) {
       children.push(

@@ -12,6 +12,8 @@ const MOVES = {
   ack_timeout: { stage: "ended", status: "pending" },
   attempt_ended: { stage: "ended", status: "pending" },
   task_approved: { stage: "approved", status: "approved" },
+  landing_failed: { stage: "unlanded", status: "approved" },
+  landing_resumed: { stage: "approved", status: "approved" },
   task_rejected: { stage: "rejected", status: "rejected" },
   reject_lock: { locked: true },
   task_unlocked: { locked: false },
@@ -183,6 +185,7 @@ export class Tasks {
 /** How far an attempt has come. */
 export function stageOf(attempt) {
   if (!attempt) return "new";
+  if (attempt.unlanded) return "unlanded";
   if (attempt.decision) return attempt.decision.decision;
   if (attempt.verdict) return "needs_review";
   if (attempt.ended) return "ended";

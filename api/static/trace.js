@@ -32,7 +32,7 @@ function summary({ coverage, stage }) {
     `${coverage.criteria_with_evidence} run or tested`,
     `${coverage.criteria_with_hunk} with hunks`,
   ];
-  if (coverage.issues) parts.push(counted(coverage.issues, "issue") + (stage === "rejected" ? `, ${coverage.issues_answered} answered` : ""));
+  if (coverage.issues) parts.push(counted(coverage.issues, "issue") + (["rejected", "unlanded"].includes(stage) ? `, ${coverage.issues_answered} answered` : ""));
   return parts.join(" · ");
 }
 
@@ -81,7 +81,7 @@ function line(attempt, row, jump) {
     cell(
       "Next attempt",
       [...answers].map(([next, ids]) => (ids.length ? ids.map((id) => jump(`#${next} ${id}`, `${next} op ${id}`)) : h("span", { class: "faint" }, `#${next}: nothing for it`))).flat(),
-      issues.length && attempt.stage === "rejected" ? "not dispatched again" : "",
+      issues.length && ["rejected", "unlanded"].includes(attempt.stage) ? "not dispatched again" : "",
     ),
   );
 }

@@ -18,6 +18,7 @@ const STAGES = {
   ended: "Stopped",
   needs_review: "Needs review",
   approved: "Approved",
+  unlanded: "Could not land",
   rejected: "Rejected",
 };
 export const stageWord = (stage) => STAGES[stage] ?? stage;
@@ -49,6 +50,8 @@ const KINDS = {
   task_approved: "Approved",
   task_landed: "Landed",
   landing_refused: "Not landed",
+  landing_failed: "Needs a new attempt",
+  landing_resumed: "Lands after all",
   task_rejected: "Rejected",
   move_refused: "Refused",
   reject_lock: "Locked",
@@ -84,7 +87,7 @@ const TONES = {
   warn: [
     "ack_mismatch", "heartbeat_warning", "result_refused", "verdict_refused", "mutation_detected", "move_refused", "attempt_ended",
     "task_invalid", "auth_denied", "webhook_rejected", "log_recovered", "task_restored",
-    "decision_reminder", "notification_failed", "landing_refused",
+    "decision_reminder", "notification_failed", "landing_refused", "landing_failed",
   ],
   gate: ["verdict_received"],
   faint: ["heartbeat", "webhook_ignored", "webhook_duplicate", "telegram_dedup_hit", "out_of_order_ignored", "notification_sent"],
@@ -163,6 +166,10 @@ export function saying(event) {
       return said(short(data.unlocked?.reason ?? data.reason ?? ""));
     case "reject_lock":
       return said(`after ${data.rejects} rejections in a row`);
+    case "landing_refused":
+      return said(joined(data.reason?.replaceAll("_", " "), short(data.detail)));
+    case "landing_failed":
+      return said(joined(data.unlanded?.reason?.replaceAll("_", " "), short(data.unlanded?.issues?.[0]?.text)));
     case "attempt_ended":
       return said(joined(data.ended?.reason, short(data.detail)));
     case "auth_denied":

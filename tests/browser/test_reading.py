@@ -133,6 +133,24 @@ def test_every_event_is_told_in_words(site: Site, windows: Windows) -> None:
     assert wrong == []
 
 
+def test_what_could_not_land_shows_why_and_how_it_goes_on(site: Site, store: Store, windows: Windows) -> None:
+    at_stage(store, "needs_review")
+    walk = builders.Walk(store, TASK_ID)
+    walk.approve()
+    site.start()
+    page = windows.open(f"/#/tasks/{TASK_ID}")
+    live(page)
+    expect(page.locator(".gate .notice")).to_have_count(0)
+    walk.fail_landing()
+    gate = page.locator(".gate .notice")
+    expect(gate).to_contain_text("kircerta/approved")
+    expect(gate.locator("code")).to_have_text(f"kircerta dispatch {TASK_ID}")
+    expect(page.locator(".attempt .badge.s-unlanded")).to_have_text("Could not land")
+    expect(page.locator(".attempt .issue.sev-blocker")).to_contain_text("it does not apply")
+    walk.dispatch()
+    expect(page.get_by_text("Forwarded from the attempt that could not land, verbatim (1)")).to_be_visible()
+
+
 def test_a_refused_echo_shows_what_differs(site: Site, store: Store, windows: Windows) -> None:
     criterion = Criterion(id="AC-1", text="every caller is told")
     store.commit("T-echo", Create("x", acceptance_criteria=(criterion,)), actor="tests")

@@ -54,3 +54,27 @@ def test_a_refusal_is_exit_code_1_with_its_reason(yard: Yard, run: Run) -> None:
     ran = run("land", "T-1", "--json")
     assert (ran.code, ran.json["reason"]) == (1, "checked_out")
     assert "(checked_out)" in run("land", "T-1").err
+
+
+def test_what_met_a_conflict_is_dispatched_again_by_hand(yard: Yard, run: Run) -> None:
+    yard.workspace.store.commit("T-1", Approve("read"), actor="alice")
+    assert run("dispatch", "T-1").code == 1, "what may still land is not begun again"
+    git(yard.checkout, "branch", "approved")
+    conflict_on(yard, "approved")
+    assert run("land", "T-1", "--json").json["reason"] == "conflict"
+    assert "kircerta dispatch T-1" in run("task", "show", "T-1").out
+    ran = run("dispatch", "T-1", "--executor", "own", "--reviewer", "own", "--json")
+    assert (ran.code, ran.json["outcomes"][0]["name"]) == (0, "NeedsReview")
+    yard.workspace.store.refresh()
+    dispatch = yard.attempt().dispatch
+    assert dispatch is not None
+    assert [one.issue_id for one in dispatch.issues] == ["LANDING-1"]
+
+
+def conflict_on(yard: Yard, branch: str) -> None:
+    """Somebody's commit that changes the same line."""
+    other = yard.checkout.parent / "other"
+    git(yard.checkout, "worktree", "add", "--quiet", str(other), branch)
+    (other / "src" / "a.py").write_text("three\n")
+    git(other, "commit", "--quiet", "--all", "--message", "somebody's")
+    git(yard.checkout, "worktree", "remove", "--force", str(other))

@@ -108,6 +108,23 @@ def test_the_project_says_whether_a_rejection_starts_the_next_attempt(
     assert is_wanted_again(walk.task, default=default) == wanted
 
 
+@pytest.mark.parametrize("default", [True, False])
+def test_a_landing_that_failed_starts_the_next_attempt_where_a_rejection_would(tmp_path: Path, default: bool) -> None:
+    walk = builders.walk_to(builders.a_store(tmp_path), "T-1", "approved")
+    walk.fail_landing()
+    assert is_wanted_again(walk.task, default=default) == default
+
+
+def test_a_landing_that_failed_starts_nothing_where_a_policy_had_approved(tmp_path: Path) -> None:
+    builders.projects_file(tmp_path, human_gate=False, low_risk=["src/**"], auto_redispatch=True)
+    walk = builders.Walk(builders.a_store(tmp_path))
+    walk.create(metadata={"project": "shop"})
+    walk.to_gate()
+    assert walk.task.status == "approved"
+    walk.fail_landing()
+    assert not is_wanted_again(walk.task, default=True)
+
+
 def test_a_deadline_starts_nothing_by_itself(tmp_path: Path) -> None:
     policy = {"decision_deadline_s": 5, "deadline_outcome": "expired", "auto_redispatch": True}
     builders.projects_file(tmp_path, **policy)

@@ -17,16 +17,18 @@ import pytest
 from audit.log import event_at
 from flows.agents.workplace import FOLDER, pinned, remove_stale
 from flows.branch import Change, bench_at
-from flows.landing import BeingLanded, Landed, LandingRefused, NotAsked, is_asked, land
+from flows.landing import BeingLanded, Landed, LandingRefused, NotAsked, _approved, _land, is_asked, land
 from flows.server import PrefectServer
 from flows.workspace import using
 from ssot.claims import try_claim
-from ssot.intents import Approve
+from ssot.intents import Approve, Dispatch
+from ssot.observed import CheckRun
+from ssot.states import stage_of
 from ssot.task import Criterion, review_digest
 from tests import builders
 from tests.flows.conftest import Made
-from tests.flows.test_dispatcher import dispatcher, until
-from tests.flows.yard import Yard, a_yard, git
+from tests.flows.test_dispatcher import dispatcher, until, until_stage
+from tests.flows.yard import HONEST, Yard, a_yard, git
 
 BRANCH = "kircerta/approved"
 ASKS = f'\n[project.shop.landing]\nbranch = "{BRANCH}"\nauthor = "Landing <landing@example.org>"\n'
@@ -304,6 +306,111 @@ def test_titles_cannot_write_trailers(yard: Yard) -> None:
     assert trailers.strip() == "alice"
 
 
+# ------------------------------------------------------------------------------------------------- a new attempt
+
+ON_THREE = 'import pathlib; assert pathlib.Path("src/a.py").read_text() == "three\\n"\n'
+
+
+def approve(yard: Yard, task_id: str = "T-1") -> None:
+    standing = review_digest(yard.workspace.store.task(task_id))
+    yard.workspace.store.commit(task_id, Approve("read", standing), actor="alice")
+
+
+def stage(yard: Yard, task_id: str = "T-1") -> str:
+    return stage_of(yard.workspace.store.task(task_id))
+
+
+def test_what_met_a_conflict_is_done_anew_on_the_branch_and_lands(yard: Yard) -> None:
+    """Work begins on what stands there, though the project's base is another commit, and knows what was said."""
+    approved(yard, check="sh check.sh")
+    theirs = commit_elsewhere(yard, "src/a.py", "three\n")
+    said = str(refused(yard))
+    assert (stage(yard), yard.workspace.store.task("T-1").status) == ("unlanded", "approved")
+    yard.agents(ON_THREE + HONEST)
+    assert yard.run().name == "NeedsReview", yard.refusals()
+    attempt = yard.attempt()
+    assert attempt.dispatch is not None
+    assert attempt.attempt == 2
+    assert [(one.criterion_ref, one.op_refs, one.text) for one in attempt.dispatch.issues] == [
+        ("AC-1", ("OP-1",), said)
+    ]
+    with pytest.raises(NotAsked, match="needs_review"):
+        landed(yard)
+    approve(yard)
+    done = landed(yard)
+    assert git(yard.checkout, "rev-parse", f"{done.commit}^") == theirs
+    assert git(yard.checkout, "show", f"{BRANCH}:src/a.py") == "two"
+
+
+def test_a_check_that_fails_there_is_an_issue_with_the_end_of_its_output(yard: Yard) -> None:
+    approved(yard, check="sh check.sh && if test -e forbidden.txt; then echo not with this; false; fi")
+    stands = commit_elsewhere(yard, "forbidden.txt", "there\n")
+    said = str(refused(yard))
+    unlanded = yard.attempt().unlanded
+    assert unlanded is not None
+    assert (unlanded.reason, unlanded.branch, unlanded.parent) == ("checks_failed", BRANCH, stands)
+    (issue,) = unlanded.issues
+    assert issue.text is not None
+    assert (issue.criterion_ref, issue.op_refs, issue.severity) == ("AC-1", ("OP-1",), "blocker")
+    assert issue.text.startswith(said)
+    assert "not with this" in issue.text
+
+
+def test_what_says_nothing_of_the_work_asks_for_no_new_attempt(yard: Yard) -> None:
+    git(yard.checkout, "checkout", "--quiet", "-b", BRANCH)
+    approved(yard)
+    assert refused(yard).reason == "checked_out"
+    assert stage(yard) == "approved"
+    unseen = CheckRun(
+        criterion_ref="AC-1", command=("true",), exit_code=None, duration_ms=0, output_bytes=0, output_sha256="0" * 64,
+        stopped="closed",
+    )  # fmt: skip
+    assert not LandingRefused("checks_failed", "there was no place for them", "1" * 40, [unseen]).needs_new_attempt
+
+
+def test_what_lands_after_all_is_not_begun_again(yard: Yard) -> None:
+    approved(yard)
+    stands = commit_elsewhere(yard, "src/a.py", "three\n")
+    refused(yard)
+    git(yard.checkout, "update-ref", "-d", f"refs/heads/{BRANCH}", stands)
+    assert landed(yard).is_new
+    assert stage(yard) == "approved"
+    assert yard.run().name == "Approved", "there is nothing to dispatch"
+    assert [event.type for event in builders.events(yard.home)][-2:] == ["landing_resumed", "task_landed"]
+
+
+def test_a_new_attempt_that_begins_while_the_old_one_is_landed_leaves_the_branch_alone(yard: Yard) -> None:
+    """The conflict is gone and the checks run once more; before they end somebody dispatches the task again."""
+    approved(yard, check="sh check.sh && sleep 1")
+    stands = commit_elsewhere(yard, "src/a.py", "three\n")
+    refused(yard)
+    git(yard.checkout, "update-ref", "-d", f"refs/heads/{BRANCH}", stands)
+
+    async def meanwhile() -> None:
+        landing = asyncio.create_task(land(yard.workspace, "T-1", "bob"))
+        while not list((yard.home / FOLDER).glob("*~landing/home/tmp")):
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(yard.workspace.store.commit, "T-1", Dispatch("d-next"), actor="alice")
+        await landing
+
+    with pytest.raises(NotAsked, match="another way"):
+        asyncio.run(meanwhile())
+    assert not head(yard)
+    assert told(yard, "task_landed") == []
+    assert stage(yard) == "dispatched"
+
+
+def test_what_was_marked_while_a_landing_waited_for_its_turn_is_seen(yard: Yard) -> None:
+    """Two are asked to land: the second read the task before the first one marked it."""
+    approved(yard)
+    stands = commit_elsewhere(yard, "src/a.py", "three\n")
+    before = _approved(yard.workspace, "T-1")
+    refused(yard)
+    git(yard.checkout, "update-ref", "-d", f"refs/heads/{BRANCH}", stands)
+    assert asyncio.run(_land(before, "bob")).is_new
+    assert stage(yard) == "approved"
+
+
 # --------------------------------------------------------------------------------------------- one at a time, killed
 
 
@@ -386,6 +493,22 @@ def test_an_approval_is_landed_by_the_dispatcher(yard: Yard) -> None:
         until(lambda: told(yard, "task_landed"))
     assert head(yard) == told(yard, "task_landed")[0]["commit"]
     assert builders.events(yard.home, "task_landed")[0].actor == "landing"
+
+
+@pytest.mark.slow
+def test_what_cannot_land_is_begun_again_by_the_dispatcher_and_lands(yard: Yard) -> None:
+    yard.add()
+    assert yard.run().name == "NeedsReview"
+    theirs = commit_elsewhere(yard, "src/a.py", "three\n")
+    with dispatcher(yard.home):
+        approve(yard)
+        until_stage(yard.workspace, "T-1", "unlanded")
+        until_stage(yard.workspace, "T-1", "needs_review")
+        assert yard.attempt().attempt == 2
+        approve(yard)
+        until(lambda: told(yard, "task_landed"))
+    done = told(yard, "task_landed")[0]
+    assert (done["attempt"], done["parent"], done["commit"]) == (2, theirs, head(yard))
 
 
 @pytest.mark.prefect

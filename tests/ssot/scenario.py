@@ -72,6 +72,12 @@ def everything(home: Path) -> dict[str, bytes]:
     store.note(Draft("landing_refused", "landing", refused, "T-1", "c-fixed"))
     landed = {**landing, "commit": "2" * 40, "parent": "1" * 40, "review_digest": "sha256:" + "3" * 64, "checks": []}
     store.note(Draft("task_landed", "landing", landed, "T-1", "c-fixed"))
+    unlanded = Walk(store, "L-1")
+    unlanded.create(correlation_id="c-landing")
+    unlanded.to_gate()
+    unlanded.approve()
+    unlanded.fail_landing()
+    unlanded.resume_landing()
     found: dict[str, bytes] = {}
     for event in builders.events(home):
         found.setdefault(event.type, event.line)

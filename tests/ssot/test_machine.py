@@ -222,6 +222,12 @@ def _dispatch_id(walk: Walk) -> str:
     return current.dispatch.dispatch_id if current and current.dispatch else "d-none"
 
 
+def _landing(walk: Walk, move: Any) -> None:
+    """Of a task that was dispatched; a landing knows which dispatch it lands."""
+    if _dispatch_id(walk) != "d-none":
+        move()
+
+
 STEPS: dict[str, Any] = {
     "dispatch": lambda walk: walk.do(intents.Dispatch(f"d-{walk.task_id}-{walk.task.revision}"), "dispatcher"),
     "ack": lambda walk: walk.ack(),
@@ -241,6 +247,8 @@ STEPS: dict[str, Any] = {
     "reject": lambda walk: walk.reject(issues=(builders.issue(7),)),
     "reject plainly": lambda walk: walk.reject(),
     "unlock": lambda walk: walk.unlock(),
+    "fail landing": lambda walk: _landing(walk, walk.fail_landing),
+    "resume landing": lambda walk: _landing(walk, walk.resume_landing),
 }
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]

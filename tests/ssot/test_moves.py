@@ -38,6 +38,8 @@ def an_intent(walk: Walk, name: str) -> intents.Intent:
         "end": intents.EndAttempt(dispatch_id, "orphaned"),
         "remind": intents.RemindOfDecision(dispatch_id, 600),
         "overdue": intents.FindDecisionOverdue(dispatch_id),
+        "fail_landing": intents.FailLanding(dispatch_id, "checks_failed", "main", "2" * 40, (builders.issue(1),)),
+        "resume_landing": intents.ResumeLanding(dispatch_id),
         "approve": intents.Approve("fine"),
         "reject": intents.Reject("not fine"),
         "unlock": intents.Unlock("go on"),
@@ -119,7 +121,7 @@ def test_the_table_is_whole() -> None:
         ("approve", "approver"), ("reject", "approver"), ("unlock", "approver"), ("ack", "executor"),
         ("heartbeat", "executor"), ("result", "executor"), ("verdict", "reviewer"), ("dispatch", None),
         ("time_out", None), ("end", None), ("warn", None), ("refresh", None), ("build", None),
-        ("remind", None), ("overdue", None),
+        ("remind", None), ("overdue", None), ("fail_landing", None), ("resume_landing", None),
     ],
 )  # fmt: skip
 def test_roles_are_those_of_the_table(name: str, role: str | None) -> None:
@@ -139,6 +141,8 @@ def test_a_message_to_another_dispatch_is_refused(tmp_path: Path, name: str) -> 
         intent = intents.RemindOfDecision("d-other", intent.before_s)
     elif isinstance(intent, intents.EndAttempt):
         intent = intents.EndAttempt("d-other", "orphaned")
+    elif isinstance(intent, intents.FailLanding):
+        intent = intents.FailLanding("d-other", intent.reason, intent.branch, intent.parent, intent.issues)
     else:
         intent = type(intent)("d-other")  # type: ignore[call-arg, arg-type, operator]
     assert refusal(walk, intent, ACTORS.get(name, PERSON)).code == "wrong_dispatch"

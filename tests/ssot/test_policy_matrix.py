@@ -68,12 +68,19 @@ def reached(policy: ProjectPolicy) -> dict[Stage, Pure]:
     for name in ("alice", "bob"):
         approved.do(intents.Approve("read", review_digest(approved.known)), name)
     at["approved"] = approved
+    unlanded = approved.copy()
+    unlanded.do(_failed_landing(unlanded, "conflict"), "landing")
+    at["unlanded"] = unlanded
     return at
 
 
 def _dispatch_id(pure: Pure) -> str:
     current = pure.known.current
     return current.dispatch.dispatch_id if current and current.dispatch else "d-none"
+
+
+def _failed_landing(pure: Pure, reason: str) -> intents.FailLanding:
+    return intents.FailLanding(_dispatch_id(pure), reason, "main", "1" * 40, (builders.issue(1),))
 
 
 def an_intent(pure: Pure, name: str) -> tuple[intents.Intent, str]:
@@ -94,6 +101,8 @@ def an_intent(pure: Pure, name: str) -> tuple[intents.Intent, str]:
         "end": (intents.EndAttempt(known, "orphaned"), "watchdog"),
         "remind": (intents.RemindOfDecision(known, 30), "watchdog"),
         "overdue": (intents.FindDecisionOverdue(known), "watchdog"),
+        "fail_landing": (_failed_landing(pure, "checks_failed"), "landing"),
+        "resume_landing": (intents.ResumeLanding(known), "landing"),
         "approve": (intents.Approve("read", review_digest(task)), "alice"),
         "reject": (intents.Reject("no"), "carol"),
     }
@@ -139,7 +148,7 @@ def test_each_move_happens_where_the_table_has_it_under_every_policy(stage: Stag
 def _is_barred_by_policy(policy: ProjectPolicy, name: str, stage: Stage) -> bool:
     if name in ("remind", "overdue"):
         return policy.decision_deadline_s is None
-    return name == "dispatch" and stage in ("ended", "rejected") and policy.max_attempts == 1
+    return name == "dispatch" and stage in ("ended", "rejected", "unlanded") and policy.max_attempts == 1
 
 
 # ------------------------------------------------------------------------------------------------ who decides
