@@ -180,6 +180,13 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
+def secret_files() -> dict[str, Path]:
+    """The files in which secrets of this process may lie: those that `KIRCERTA_X_FILE` names, and the `.env` file."""
+    named = {**_dot_env(), **os.environ}
+    found = {name: path for name, path in named.items() if name.startswith("KIRCERTA_") and name.endswith("_FILE")}
+    return {**{name: Path(path).absolute() for name, path in found.items() if path}, ".env": Path(".env").absolute()}
+
+
 def _variable(name: str) -> str:
     return name if name == "PREFECT_API_URL" else f"KIRCERTA_{name.upper()}"
 

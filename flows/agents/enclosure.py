@@ -16,12 +16,15 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.agents.workplace import Workplace
+from flows.notifications.targets import BadNotificationsFile
+from flows.notifications.targets import load as load_notifications
 from ssot.observed import Isolation
+from ssot.settings import secret_files
 
 _CAGE: Final = str(Path(__file__).with_name("cage.py"))
 _OURS: Final = (
     *("ssot", "audit", ".secrets", ".kircerta", "reports", ".env"),
-    *("config/agents.toml", "config/projects.toml"),
+    *("config/agents.toml", "config/projects.toml", "config/notifications.toml"),
 )
 """What an agent does not see of the workspace."""
 _THEIRS: Final = (
@@ -112,13 +115,13 @@ class Enclosure:
 
     def isolation(self, report: bytes) -> Isolation:
         """What the cage told, for people: no path of this machine in it."""
-        told = json.loads(report)
+        told, names = json.loads(report), self._hidden()
         return Isolation(
             namespaces=tuple(told["namespaces"]),
             network=told.get("network", True),
             no_new_privileges=told.get("no_new_privileges", False),
             limits={**told["limits"], **self._watched()},
-            hidden=tuple(self._named(path) for path in told.get("hidden", ())),
+            hidden=tuple(names.get(path, "what was another file then") for path in told.get("hidden", ())),
             missing=tuple(told["missing"]),
         )
 
@@ -126,18 +129,12 @@ class Enclosure:
         ours = {name: getattr(self.confinement, name) for name in ("disk_bytes", "output_bytes")}
         return {name: value for name, value in ours.items() if value}
 
-    def _named(self, path: str) -> str:
-        for start, shown in ((self.home, ""), (_user_home(), "~/")):
-            if start is not None and Path(path).is_relative_to(start):
-                return shown + str(Path(path).relative_to(start))
-        return path
-
     def _spec(self, report: int) -> dict[str, Any]:
         place, confinement = self.place, self.confinement
         return {
             "write": [str(place.private), *([] if self.tree_is_read_only else [str(place.tree)])],
             "read": [*_needed(), *self.read, *([str(place.tree)] if self.tree_is_read_only else [])],
-            "hide": self._hidden(),
+            "hide": list(self._hidden()),
             "network": confinement.network,
             "required": confinement.isolation == "required",
             "tmp_bytes": TMP_BYTES,
@@ -145,17 +142,37 @@ class Enclosure:
             "limits": confinement.limits,
         }
 
-    def _hidden(self) -> list[str]:
+    def _hidden(self) -> dict[str, str]:
+        """What the agent does not see: where it really lies (a link hides nothing), and as what it is told."""
         user = _user_home()
-        theirs = [] if user is None else [str(user / name) for name in _THEIRS]
+        theirs = {} if user is None else {f"~/{name}": user / name for name in _THEIRS}
         elsewhere = _MEETING_PLACES if self.confinement.network else ("/run",)
-        return [*(str(self.home / name) for name in _OURS), *theirs, *elsewhere]
+        places = {
+            **{name: self.home / name for name in _OURS},
+            **theirs,
+            **{name: Path(name) for name in elsewhere},
+            **{f"the file of {name}": path for name, path in secret_files().items()},
+            **{f"the URL of {name}": path for name, path in _files_of_targets(self.home).items()},
+        }
+        found: dict[str, str] = {}
+        for shown, path in places.items():
+            found.setdefault(os.path.realpath(path), shown)
+        return found
 
 
 def _needed() -> list[str]:
     """Our own programs and the Python that runs them, where they lie in what the cage puts a folder of its own over."""
     programs = (Path(__file__).parents[2] / "flows", Path(sys.prefix), Path(sys.base_prefix))
     return [str(path) for path in programs if path.is_relative_to("/tmp") or path.is_relative_to("/dev/shm")]
+
+
+def _files_of_targets(home: Path) -> dict[str, Path]:
+    """The files with URLs of people who are told outside. Of a notifications' file that cannot be used nothing is."""
+    try:
+        targets = load_notifications(home).target
+    except BadNotificationsFile:
+        return {}
+    return {name: home / one.url_file for name, one in targets.items() if one.url_file is not None}
 
 
 async def until_too_large(enclosure: Enclosure) -> None:

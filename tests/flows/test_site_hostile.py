@@ -141,6 +141,38 @@ def test_the_secrets_of_the_harness_are_in_no_environment_file_or_process(
 
 
 @needs_namespaces
+def test_secrets_that_are_kept_elsewhere_are_as_hidden_as_those_in_the_workspace(
+    yard: Yard, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file that a variable or a target names, behind a link, in the `.env` of the folder we were started in."""
+    names = ("jwt", "github", "chat", "token")
+    files = {name: outside / f"{name}.key" for name in names}
+    for file in files.values():
+        file.write_text(SECRET)
+    (outside / "link").symlink_to(files["jwt"])
+    monkeypatch.setenv("KIRCERTA_JWT_SECRET_FILE", str(outside / "link"))
+    (outside / "started").mkdir()
+    monkeypatch.chdir(outside / "started")
+    Path(".env").write_text(f"KIRCERTA_GITHUB_SECRET_FILE={files['github']}\nSECRET={SECRET}\n")
+    target = f'[target.chat]\nurl_file = "{files["chat"]}"\n'
+    (yard.home / "config" / "notifications.toml").write_text(target)
+    (outside / "kept").mkdir()
+    (outside / "kept" / "signing_key").write_text(SECRET)
+    (yard.home / ".secrets").symlink_to(outside / "kept")
+    monkeypatch.setenv("KIRCERTA_TOKEN_FILE", str(files["token"]))
+    places = [*files.values(), outside / "link", outside / "started" / ".env", outside / "kept" / "signing_key"]
+    places += [yard.home / ".secrets" / "signing_key", yard.home / "config" / "notifications.toml"]
+    yard.agents(FOUND + TRY + "".join(f"attempt(read, {str(path)!r})\n" for path in places) + TELL)
+    yard.add()
+    assert yard.run().name == "NeedsReview", yard.refusals()
+    assert SECRET not in told_by(yard)
+    assert "target.chat" not in told_by(yard)
+    hidden = yard.result().observed.isolation.hidden  # type: ignore[union-attr]
+    assert {".secrets", "the file of KIRCERTA_JWT_SECRET_FILE", "the URL of chat"} <= set(hidden)
+    assert not [one for one in hidden if str(outside) in one], "no path of this machine is told"
+
+
+@needs_namespaces
 def test_a_way_back_out_of_the_folder_it_stands_in_is_closed(outside: Path) -> None:
     home = outside / "home"
     (home / "tree").mkdir(parents=True)
