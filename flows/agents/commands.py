@@ -121,7 +121,7 @@ def words_of(command: Sequence[str]) -> tuple[str, ...]:
 async def _until_end(process: asyncio.subprocess.Process, output: _Output, enclosure: Enclosure) -> Stopped | None:
     """Listen until the end; why it has to be stopped, None when it ended by itself."""
     listening = asyncio.create_task(_listen(process, output, enclosure.confinement.output_bytes))
-    growing = asyncio.create_task(until_too_large(enclosure))
+    growing = asyncio.create_task(until_too_large(enclosure, process.pid))
     try:
         done, _ = await asyncio.wait(
             (listening, growing),

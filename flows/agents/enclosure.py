@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.agents.footprint import TooDeep
 from flows.agents.workplace import Workplace
 from flows.notifications.targets import BadNotificationsFile
 from flows.notifications.targets import load as load_notifications
@@ -108,10 +109,13 @@ class Enclosure:
         for name in ("bin", "tmp"):
             (self.place.private / name).mkdir(mode=0o700, exist_ok=True)
 
-    def is_too_large(self) -> bool:
-        """Whether more stands in the place than may."""
+    def is_too_large(self, pid: int) -> bool:
+        """Whether more stands in the place than may, or is held open from there by what descends from `pid`."""
         most = self.confinement.disk_bytes
-        return most > 0 and self.place.size() > most
+        try:
+            return most > 0 and self.place.size(pid) > most
+        except TooDeep:  # what cannot be counted counts as too much
+            return True
 
     def isolation(self, report: bytes) -> Isolation:
         """What the cage told, for people: no path of this machine in it."""
@@ -175,11 +179,14 @@ def _files_of_targets(home: Path) -> dict[str, Path]:
     return {name: home / one.url_file for name, one in targets.items() if one.url_file is not None}
 
 
-async def until_too_large(enclosure: Enclosure) -> None:
-    """Returns when more stands in the place than may; looking takes at most a tenth of the time."""
+async def until_too_large(enclosure: Enclosure, pid: int) -> None:
+    """Returns when more stands in the place than may, or is held open by what descends from `pid`.
+
+    Looking takes at most a tenth of the time.
+    """
     while True:
         begun = time.monotonic()
-        if await asyncio.to_thread(enclosure.is_too_large):
+        if await asyncio.to_thread(enclosure.is_too_large, pid):
             return
         await asyncio.sleep(max(_LOOK_S, 10 * (time.monotonic() - begun)))
 

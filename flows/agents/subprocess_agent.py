@@ -169,9 +169,11 @@ class ProcessSession:
         self._growing = asyncio.create_task(self._watch(enclosure))
 
     async def _watch(self, enclosure: Enclosure) -> None:
-        await until_too_large(enclosure)
+        await until_too_large(enclosure, self.pid)
         most = enclosure.confinement.disk_bytes
-        self._fault = AgentFailed("too_much_disk", f"more than {most} bytes stand in its work tree and HOME")
+        self._fault = AgentFailed(
+            "too_much_disk", f"more than {most} bytes stand in its work tree and HOME, or are held open"
+        )
         self._order_to_stop()
 
     async def next(self, timeout: float) -> Message:

@@ -7,7 +7,6 @@ own, which it never sees. The project's checkout is only ever read. Nothing here
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from audit.files import storage_error
+from audit.stamp import random_id
+from flows.agents.footprint import TooDeep, bytes_held, bytes_in, entries
 from flows.agents.git import Git, NoWorkplace
 from ssot.claims import claim_file, is_locked
 
@@ -109,14 +110,14 @@ class Workplace:
 
     def _refuse_repositories_inside(self) -> None:
         """Git takes a folder with a `.git` of its own for another project, and would not look into it."""
-        for folder, names, files in os.walk(self.tree):
-            inside = Path(folder)
-            if inside == self.tree:
-                names[:] = [name for name in names if name != ".git"]
-                continue
-            if ".git" in names or ".git" in files:
-                where = inside.relative_to(self.tree)
-                raise NoWorkplace(f"{where} has a .git of its own: what is in it would not show")
+        own = self.tree / ".git"
+        try:
+            for one in entries(self.tree, without=own):
+                if one.name == ".git" and one.path != str(own):
+                    where = Path(one.path).parent.relative_to(self.tree)
+                    raise NoWorkplace(f"{where} has a .git of its own: what is in it would not show")
+        except TooDeep as error:
+            raise NoWorkplace(str(error)) from None
 
     def _index(self, name: str) -> Git:
         return Git(
@@ -125,15 +126,9 @@ class Workplace:
             {"GIT_INDEX_FILE": str(self._facts / f"index-{name}")},
         )
 
-    def size(self) -> int:
-        """Bytes on the disk of everything the agent may write; what vanishes meanwhile is not counted."""
-        total = 0
-        for start in (self.tree, self.private):
-            for folder, _, files in os.walk(start):
-                for name in files:
-                    with suppress(OSError):
-                        total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-        return total
+    def size(self, pid: int) -> int:
+        """Bytes on the disk of all that the agent wrote; `pid` is the process it descends from. Raises TooDeep."""
+        return bytes_in((self.tree, self.private)) + bytes_held(pid, self.folder.stat().st_dev)
 
     def discard(self) -> None:
         """Remove it, whatever the agent left there."""
@@ -228,17 +223,39 @@ def remove_stale(home: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a tree in which folders may have been made unreadable."""
+    """Remove a tree, also one in which folders were made unreadable, or in which they reach deeper than a path can.
 
-    def open_up(function: object, path: str, error: object) -> None:
+    Each folder that is found is brought to the top before it is looked into: so no path becomes long, and nothing here
+    calls itself. What is left behind by a kill is found by the next call.
+    """
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    mark = random_id("gone")
+    waiting = [folder]
+    for number, one in enumerate(waiting):  # grows on the way
+        for inside in _opened(one):
+            with suppress(OSError):
+                if inside.is_dir(follow_symlinks=False):
+                    waiting.append(_brought_up(inside.path, folder / f"{mark}-{number}-{len(waiting)}"))
+                else:
+                    os.unlink(inside.path)
+    for one in reversed(waiting):
         with suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700, follow_symlinks=False) if os.path.isdir(path) else None
-            os.unlink(path) if not os.path.isdir(path) else os.rmdir(path)
+            one.rmdir()
 
-    if folder.exists():
-        shutil.rmtree(folder, onerror=open_up)
-        shutil.rmtree(folder, ignore_errors=True)
+
+def _opened(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        os.chmod(folder, 0o700)
+        return list(os.scandir(folder))
+    except OSError:
+        return []
+
+
+def _brought_up(path: str, place: Path) -> Path:
+    os.chmod(path, 0o700)  # a folder that cannot be written in cannot be moved elsewhere
+    os.rename(path, place)
+    return place
 
 
 def first_of(names: Sequence[str]) -> str:

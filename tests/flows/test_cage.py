@@ -138,6 +138,13 @@ def test_a_file_cannot_grow_over_its_limit(home: Path) -> None:
     assert int(ran.out.split()[-1]) <= LIMITS["file_bytes"]
 
 
+@needs_namespaces
+@pytest.mark.parametrize("where", ["/tmp", "/dev/shm"])
+def test_what_lies_in_memory_can_be_filled_only_so_far(home: Path, where: str) -> None:
+    fill = f"for n in 1 2 3; do head -c 900000 /dev/zero > {where}/$n; done; cat {where}/* | wc -c"
+    assert 900_000 <= int(caged(home, fill).out) <= 1 << 20
+
+
 def test_memory_and_time_are_bounded(home: Path) -> None:
     hog = "python3 -c 'x = bytearray(3 << 30); print(len(x))'"
     assert caged(home, hog).code != 0

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from audit.log import verify
@@ -22,6 +25,7 @@ from flows.agents.workplace import FOLDER
 from flows.here import run_here
 from flows.pipeline import Order
 from flows.workspace import Workspace
+from tests.api.running import server
 from tests.flows.conftest import settings_for
 from tests.flows.test_cage import LIMITS, needs_namespaces
 from tests.flows.yard import EDITS, HONEST, Yard, a_yard, git
@@ -196,6 +200,43 @@ def test_a_way_back_out_of_the_folder_it_stands_in_is_closed(outside: Path) -> N
     assert (home / "tree" / "here").read_text() == "end\n"
 
 
+@needs_namespaces
+def test_namespaces_of_its_own_take_nothing_back(yard: Yard) -> None:
+    """Whoever makes a user namespace has every capability in it, and none over what was mounted outside of it."""
+    (yard.home / ".secrets").mkdir()
+    (yard.home / ".secrets" / "key").write_text(SECRET)
+    hidden = str(yard.home / ".secrets")
+    tries = f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+found.append(libc.unshare(0x10000000 | 0x20000))
+found.append(libc.umount2({hidden.encode()!r}, 2))
+found.append(libc.mount(None, b"/", None, ctypes.c_ulong(32 | 4096), None))
+os.makedirs("/tmp/again")
+libc.mount(b"/", b"/tmp/again", None, ctypes.c_ulong(4096 | 16384), None)
+for start in ("", "/tmp/again"):
+    attempt(read, start + {hidden + "/key"!r})
+    attempt(plant, start + "/etc/planted-by-an-agent")
+"""
+    yard.agents(FOUND + TRY + tries + TELL)
+    yard.add()
+    assert yard.run().name == "NeedsReview", yard.refusals()
+    told = [line[1:] for line in told_by(yard).splitlines() if line.startswith("+") and "/" not in line]
+    assert told == ["0", "-1", "-1", *["FileNotFoundError", "OSError"] * 2]
+    assert not Path("/etc/planted-by-an-agent").exists()
+
+
+@needs_namespaces
+def test_an_agent_cannot_push_into_the_checkout_that_its_work_was_cloned_from(yard: Yard) -> None:
+    before = git(yard.checkout, "for-each-ref")
+    push = f'done = subprocess.run(["git", "push", {str(yard.checkout)!r}, "HEAD:refs/heads/mine"])\n'
+    yard.agents(FOUND + push + "found.append(done.returncode != 0)\n" + TELL)
+    yard.add()
+    assert yard.run().name == "NeedsReview", yard.refusals()
+    assert "+True" in told_by(yard)
+    assert git(yard.checkout, "for-each-ref") == before
+
+
 def test_what_an_agent_forks_does_not_outlive_it(yard: Yard) -> None:
     mark = f"left-behind-{os.getpid()}"
     forks = f"""
@@ -217,6 +258,37 @@ def test_an_agent_that_fills_the_disk_is_stopped_and_it_says_why(yard: Yard) -> 
     yard.add()
     assert yard.run().name == "ExecutorFailed"
     assert "too_much_disk" in yard.refusals()[-1]["detail"]
+    assert list((yard.home / FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "fills",
+    [
+        'os.mkdir("many")\nfor n in range(20000): open(f"many/{n}", "w").close()\n',
+        'kept = []\nfor n in range(6):\n    kept.append(open("big", "wb", 0))\n'
+        '    os.unlink("big")\n    kept[-1].write(bytes(10 << 20))\n',
+        'for n in range(3000):\n    os.mkdir("deeper")\n    os.chdir("deeper")\nopen("leaf", "w").close()\n',
+    ],
+    ids=["with empty files", "with files that have no name", "deeper than a path can reach"],
+)
+def test_a_disk_that_is_filled_out_of_sight_is_seen(yard: Yard, fills: str) -> None:
+    yard.agents(fills + "time.sleep(60)\n", disk_bytes=20 << 20)
+    yard.add()
+    assert yard.run().name == "ExecutorFailed"
+    assert "too_much_disk" in yard.refusals()[-1]["detail"]
+    assert list((yard.home / FOLDER).iterdir()) == []
+
+
+def test_folders_deeper_than_a_path_can_reach_are_refused_and_removed(yard: Yard) -> None:
+    """Nobody looks at the disk here: what an agent leaves must not stop the harness, now or at its next start."""
+    deep = (
+        'here = os.getcwd()\nfor n in range(3000):\n    os.mkdir("deeper")\n    os.chdir("deeper")\n'
+        'os.mkdir(".git")\nos.chdir(here)\n'
+    )
+    yard.agents(deep + HONEST, disk_bytes=0)
+    yard.add()
+    assert yard.run().name == "ResultRefused"
+    assert "too deep" in yard.refusals()[0]["detail"]
     assert list((yard.home / FOLDER).iterdir()) == []
 
 
@@ -376,8 +448,35 @@ def _until(holds: object, patience_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
+@contextmanager
+def somebody_at_the_dashboard(home: Path) -> Iterator[list[float]]:
+    """Asks a server of the workspace for the page, its tasks and one of them, over and over; gives the answers' times.
+
+    Fails where one of them is not a 200.
+    """
+    over, times, wrong = threading.Event(), list[float](), list[int]()
+
+    def look(port: int) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            while not over.wait(0.1):
+                for path in ("/", "/api/tasks", "/api/tasks/T-7"):
+                    begun = time.monotonic()
+                    wrong.extend({client.get(path).status_code} - {200})
+                    times.append(time.monotonic() - begun)
+
+    with server(home) as (_, port):
+        looking = threading.Thread(target=look, args=(port,))
+        looking.start()
+        try:
+            yield times
+        finally:
+            over.set()
+            looking.join()
+    assert wrong == []
+
+
 @pytest.mark.slow
-def test_fifty_agents_at_once_mix_nothing_up(yard: Yard) -> None:
+def test_fifty_agents_at_once_mix_nothing_up_and_the_dashboard_is_alive(yard: Yard) -> None:
     works = """
 name = job["task_id"]
 write(f"src/{name}.txt", f"made by {name}\\n")
@@ -393,7 +492,10 @@ result(op(1, "edit", f"src/{name}.txt"), op(2, "test", f"cat src/{name}.txt", 0)
     async def all_of_them() -> list[str]:
         return [one.name for one in await asyncio.gather(*(yard.take(name) for name in names))]
 
-    assert set(asyncio.run(all_of_them())) == {"NeedsReview"}
+    with somebody_at_the_dashboard(yard.home) as times:
+        assert set(asyncio.run(all_of_them())) == {"NeedsReview"}
+    assert len(times) > 30
+    assert max(times) < 5.0
     for name in names:
         observed = yard.result(name).observed
         assert observed is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.agents.footprint import bytes_in
 from flows.agents.workplace import FOLDER, NoWorkplace, Workplace, prepare, remove_stale
 from ssot import diff
 from ssot.claims import try_claim
@@ -144,6 +145,17 @@ def test_places_of_attempts_that_nobody_runs_are_removed_and_the_others_stay(tmp
     with claim:
         assert remove_stale(home) == 1
         assert sorted(one.name for one in (home / FOLDER).iterdir()) == ["d-alive~review", "d-alive~work"]
+
+
+def test_what_lies_in_a_folder_that_was_closed_is_counted_and_a_link_in_its_place_opens_nothing(tmp_path: Path) -> None:
+    closed, elsewhere = tmp_path / "place" / "closed", tmp_path / "elsewhere"
+    for folder in (closed, elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(bytes(1 << 20))
+        os.chmod(folder, 0o300)
+    (tmp_path / "place" / "link").symlink_to(elsewhere)
+    assert 1 << 20 <= bytes_in([tmp_path / "place"]) < 2 << 20
+    assert elsewhere.stat().st_mode & 0o777 == 0o300
 
 
 def test_a_folder_that_is_no_repository_and_an_unknown_commit_are_named(tmp_path: Path, checkout: Path) -> None:
