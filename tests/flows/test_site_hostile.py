@@ -418,11 +418,33 @@ def test_a_checkout_that_is_none_ends_the_attempt_and_is_named(yard: Yard) -> No
 # ------------------------------------------------------------------------------------------------ the harness
 
 
-def test_a_killed_harness_leaves_no_process_and_no_place_behind_the_next_start(yard: Yard) -> None:
+def flees(mark: str) -> str:
+    """A program's text that leaves its group and its parent and stays; the mark is whole in that process alone."""
+    stays = f"[sys.executable, '-I', '-S', '-c', 'import time; time.sleep(300)', '{mark[:4]}' + '{mark[4:]}']"
+    return f"import os, sys; os.fork() or (os.setsid(), os.fork() and os._exit(0)); os.execv(sys.executable, {stays})"
+
+
+@pytest.mark.parametrize(
+    ("busy_with", "places"),
+    [
+        ("the work", ["work"]),
+        ("a command for the agent", ["work"]),
+        ("a check", ["check", "work"]),
+        ("a review", ["review"]),
+    ],
+)
+def test_a_killed_harness_leaves_no_process_and_no_place_behind_the_next_start(
+    yard: Yard, busy_with: str, places: list[str]
+) -> None:
     mark = f"at-work-{os.getpid()}"
-    sleeps = f'subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(300)", "{mark}"])\n'
-    yard.agents(sleeps + "time.sleep(300)\n")
-    yard.add()
+    stays = f"subprocess.Popen([sys.executable, '-I', '-S', '-c', {flees(mark)!r}])\ntime.sleep(300)\n"
+    if busy_with == "the work":
+        yard.agents(stays)
+    elif busy_with == "a command for the agent":
+        yard.agents(f"run_for_me(sys.executable, '-I', '-S', '-c', {flees(mark)!r})\n")
+    elif busy_with == "a review":
+        yard.agents(HONEST, stays)
+    yard.add(check=(sys.executable, "-I", "-S", "-c", flees(mark)) if busy_with == "a check" else None)
     script = (
         "from pathlib import Path; from flows.here import run_here; from flows.pipeline import Order; "
         "from flows.workspace import Workspace; from ssot.settings import load; "
@@ -436,7 +458,7 @@ def test_a_killed_harness_leaves_no_process_and_no_place_behind_the_next_start(y
         harness.send_signal(signal.SIGKILL)
         harness.wait()
     _until(lambda: not is_running(mark))
-    assert [one.name.rpartition("~")[2] for one in (yard.home / FOLDER).iterdir()] == ["work"]
+    assert sorted(one.name.rpartition("~")[2] for one in (yard.home / FOLDER).iterdir()) == places
     run_here(yard.workspace, [], Order())
     assert list((yard.home / FOLDER).iterdir()) == []
 
