@@ -21,7 +21,8 @@ def land(task_id: TaskId, json: Json = False) -> None:
     """Land an approved change: one commit on the branch that config/projects.toml names for its project.
 
     Landing twice says the first commit. Exit code 1 with the reason when it is not landed: a conflict, a check that
-    fails there, a change that is not the one that was approved.
+    fails there, a change that is not the one that was approved. After the first two `kircerta dispatch` begins a new
+    attempt, with what the landing said.
     """
     check_id(task_id)
     given = workspace.settings()
