@@ -13,7 +13,8 @@ from typing import Final
 import uvicorn
 
 from api.app import SOURCE, create_app
-from api.stream import EventStream, StreamProtocol, StreamServer
+from api.connection import Connection
+from api.stream import EventStream, StreamServer
 from audit.event import Corrupt
 from audit.files import Busy, StorageFailed
 from audit.log import Rewound
@@ -55,7 +56,7 @@ def _run(settings: Settings, store: Store, host: str, listening: socket.socket, 
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=StreamProtocol,
+        http=Connection,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -1,7 +1,7 @@
 """`GET /api/events`: the log as it grows, as server-sent events. Reads only; nobody is waited for.
 
 A plain ASGI application: a stream is one task that sleeps until its follower wakes it, and sends bytes that were
-made once for all. It knows its connection's transport where `StreamProtocol` serves it, and can then let go of a
+made once for all. It knows its connection's transport where `Connection` serves it, and can then let go of a
 client that does not read: closing alone would wait for that client for ever.
 """
 
@@ -23,10 +23,10 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.answers import DATA_POLICY, SAFE
 from api.auth import LEEWAY_S, Principal
+from api.connection import TRANSPORT
 from api.follower import EVERYTHING, Batch, Behind, Filter, Follower, Position, Replay, Subscription, locate
 from api.openapi import QUERY_PROBLEMS, Operation
 from api.parameters import query_parameters, unusable, whole_number
@@ -42,7 +42,6 @@ OVERLOAD_RETRY_MS: Final = 30_000
 SWEEP_S: Final = 0.25
 LEAVE_S: Final = 1.0
 """Seconds that an ending stream gets for its last bytes."""
-_TRANSPORT: Final = "kircerta.transport"
 _CURSOR: Final = re.compile(r"[0-9]{1,16}\.[0-9a-f]{8}")
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_SEQ: Final = 2**53
@@ -97,14 +96,6 @@ class StreamLimits:
     lag_s: float = 2.0
     send_buffer: int = 128 * 1024
     replay_threads: int = 2
-
-
-class StreamProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, telling the application which transport it is on."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope[_TRANSPORT] = self.transport  # type: ignore[typeddict-unknown-key]
 
 
 class StreamServer(uvicorn.Server):
@@ -192,6 +183,7 @@ class Client:
         subscription, transport = self.subscription, self.transport
         if (
             transport is None
+            or transport.is_closing()  # the loop may hear of it later than this is called
             or subscription.position is not before
             or subscription.wanted is not EVERYTHING
             or not subscription.is_waiting
@@ -323,7 +315,7 @@ class EventStream:
             return
         loop = asyncio.get_running_loop()
         with follower.subscribed(asked.wanted) as subscription:
-            client = Client(subscription, _end_of(principal), scope.get(_TRANSPORT), loop.time())
+            client = Client(subscription, _end_of(principal), scope.get(TRANSPORT), loop.time())
             self._clients.add(client)
             self.counts.opened += 1
             try:

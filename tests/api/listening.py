@@ -178,6 +178,10 @@ class Listener:
         self._out.close()
         await asyncio.gather(self._reading, self._out.wait_closed(), return_exceptions=True)
 
+    def asks(self, raw: bytes) -> None:
+        """Send more on the same connection."""
+        self._out.write(raw)
+
     async def _read(self) -> None:
         """Frames are never divided between chunks, and only chunk heads end in CR LF: they are passed over."""
         fields: dict[str, bytes] = {}

@@ -167,6 +167,24 @@ def test_head_and_post_are_answered_at_once(home: Path, workspace: Store) -> Non
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
 
 
+async def test_who_asks_for_more_behind_a_stream_and_leaves_disturbs_nobody(home: Path, workspace: Store) -> None:
+    """uvicorn tells only the newest request of a connection that it is gone; the stream is an older one."""
+    with server(home) as (process, port):
+        async with AsyncExitStack() as stack:
+            listeners = [await stack.enter_async_context(Listener(port)) for _ in range(10)]
+            for _ in range(10):
+                async with Listener(port) as leaving:
+                    leaving.asks(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    await asyncio.sleep(0.02)
+            for number in range(5):
+                await alerts(workspace, 1)
+                for listener in listeners:
+                    await listener.tells(number + 1, within_s=3)
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=10)
+    assert errors == b""
+
+
 async def test_who_leaves_is_forgotten(home: Path, workspace: Store) -> None:
     with server(home) as (process, port):
         for _ in range(3):
