@@ -63,6 +63,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "reason_required": (422, "A reason is needed"),
     "digest_required": (422, "The review_digest of what was read is needed"),
     "idempotency_mismatch": (422, "The Idempotency-Key came with another body before"),
+    "head_too_large": (431, "The request's head is too large"),
     "internal_error": (500, "Something unexpected happened"),
     "not_configured": (503, "A secret is missing"),
     "starting": (503, "Not ready yet"),
