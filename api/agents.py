@@ -8,12 +8,10 @@ from starlette.responses import Response
 from api.bodies import parse_body
 from api.desk import Desk
 from api.messages import HeartbeatBody
-from api.moves import Asked, OnInvalid, move
-from audit.event import Draft
+from api.moves import Asked, OnInvalid, move, recorded, refusal_of
 from ssot import beats
 from ssot.intents import Intent, SendAck, SendHeartbeat, SendResult, SendVerdict
-from ssot.rules import Refusal
-from ssot.store import Committed, Refused, Store
+from ssot.store import Committed, Store
 from ssot.task import AckBody, Invalid, ResultBody, VerdictBody
 
 
@@ -58,15 +56,7 @@ def _logged(name: str, code: str) -> OnInvalid:
     """A message that breaks its schema is refused like one that the rules refuse, and recorded as that event."""
 
     def record(store: Store, asked: Asked, invalid: Invalid, left_s: float) -> Exception:
-        detail = f"{name}: {invalid}"[:2000].encode("utf-8", "replace").decode()
-        field = invalid.field[:300].encode("utf-8", "replace").decode()
-        data: dict[str, object] = {"move": name, "code": code, "detail": detail, "field": field}
-        if asked.key is not None:
-            answer = {"code": code, "detail": detail}
-            data["idempotency"] = {"key": asked.key.key, "body": asked.key.body, "refused": answer}
-        correlation = store.task(asked.task_id).correlation_id
-        store.note(Draft(code, asked.principal, data, asked.task_id, correlation), timeout=left_s)
-        return Refused(Refusal(code, detail, {"field": field}))
+        return recorded(store, asked, name, code, refusal_of(code, f"{name}: {invalid}", invalid), left_s)
 
     return record
 

@@ -13,6 +13,7 @@ from api.answers import Answer
 from api.bodies import idempotency_key, read_body
 from api.desk import Desk, Detail, not_found, task_id_of
 from api.problems import Problem, problem_of
+from audit.event import Draft
 from audit.log import event_at
 from ssot.intents import Intent
 from ssot.rules import Refusal
@@ -40,9 +41,32 @@ OnInvalid = Callable[[Store, Asked, Invalid, float], Exception]
 """What becomes of a body that breaks its schema; it may be worth an event."""
 
 
-def told_only(store: Store, asked: Asked, invalid: Invalid, left_s: float) -> Exception:
-    """A person's malformed body is told to its sender; the log has nothing to learn from it."""
-    return invalid
+def refusal_of(code: str, detail: str, invalid: Invalid) -> Refusal:
+    """The refusal of a body that breaks its schema, short enough for a line of the log."""
+    return Refusal(code, _short(detail, 2000), {"field": _short(invalid.field, 300)})
+
+
+def recorded(store: Store, asked: Asked, name: str, kind: str, refusal: Refusal, left_s: float) -> Refused:
+    """A refusal to raise, recorded as an event of this kind that remembers the key."""
+    data: dict[str, object] = {"move": name, "code": refusal.code, "detail": refusal.detail, **refusal.facts}
+    if asked.key is not None:
+        answer = {"code": refusal.code, "detail": refusal.detail}
+        data["idempotency"] = {"key": asked.key.key, "body": asked.key.body, "refused": answer}
+    correlation = store.task(asked.task_id).correlation_id
+    store.note(Draft(kind, asked.principal, data, asked.task_id, correlation), timeout=left_s)
+    return Refused(refusal)
+
+
+def told_only(name: str) -> OnInvalid:
+    """A malformed body is told to its sender; the log learns of it only where it has to know the key again."""
+
+    def tell(store: Store, asked: Asked, invalid: Invalid, left_s: float) -> Exception:
+        if asked.key is None:
+            return invalid
+        refusal = refusal_of("invalid_body", str(invalid), invalid)
+        return recorded(store, asked, name, "move_refused", refusal, left_s)
+
+    return tell
 
 
 async def move(
@@ -51,7 +75,7 @@ async def move(
     name: str,
     reading: Reading,
     *,
-    on_invalid: OnInvalid = told_only,
+    on_invalid: OnInvalid | None = None,
     afterwards: Callable[[Store, Asked, Committed], None] | None = None,
 ) -> Response:
     """Carry out one move of the table on the task in the path.
@@ -69,7 +93,7 @@ async def move(
     store = desk.store
 
     def work(left_s: float) -> tuple[Committed, Detail]:
-        committed = _commit(store, asked, reading, on_invalid, left_s)
+        committed = _commit(store, asked, reading, on_invalid or told_only(name), left_s)
         if afterwards is not None:
             afterwards(store, asked, committed)
         return committed, Detail.of(store, committed.document, committed.task)
@@ -102,7 +126,7 @@ def _commit(store: Store, asked: Asked, reading: Reading, on_invalid: OnInvalid,
 
 def _check_key(store: Store, key: IdempotencyKey | None) -> None:
     """A key that was answered with a refusal is answered so again; the store repeats what was done."""
-    first = store.view.remembered.get(key.key) if key is not None else None
+    first = store.view.recall(key.key, store.log.clock.stamp().now) if key is not None else None
     if first is None or key is None:
         return
     if first.body != key.body:
@@ -120,3 +144,7 @@ def _repeated(store: Store, refused: dict[str, str], seq: int) -> Problem:
     problem = problem_of(Refused(Refusal(refused["code"], refused["detail"], kept)))
     problem.headers["Idempotency-Replayed"] = "true"
     return problem
+
+
+def _short(text: str, most: int) -> str:
+    return text[:most].encode("utf-8", "replace").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from api import examples
 from api.app import create_app
+from audit.stamp import Clock
 from ssot.intents import EndAttempt
 from ssot.settings import Settings
 from ssot.store import Store
@@ -351,6 +353,37 @@ async def test_a_malformed_message_uses_up_its_key(home: Path, store: Store) -> 
     assert (first.status_code, again.status_code) == (422, 422)
     assert other.json()["code"] == "idempotency_mismatch"
     assert event_types(store).count("ack_mismatch") == 1
+
+
+@pytest.mark.parametrize(("name", "stage"), [("reject", "needs_review"), ("heartbeat", "acknowledged")])
+async def test_a_malformed_body_uses_up_its_key_whoever_sent_it(
+    home: Path, store: Store, name: str, stage: str
+) -> None:
+    at_stage(store, stage)
+    key = {"Idempotency-Key": "k-1"}
+    async with api(home) as client:
+        without = await post(client, name, b'{"surprise": 1}')
+        assert "move_refused" not in event_types(store), "who gives no key leaves no trace"
+        first = await post(client, name, b'{"surprise": 1}', **key)
+    async with api(home) as client:
+        again = await post(client, name, b'{"surprise": 1}', **key)
+        other = await post(client, name, **key)
+    assert (first.status_code, first.json()["code"]) == (422, "invalid_body")
+    assert without.content == first.content == again.content
+    assert other.json()["code"] == "idempotency_mismatch"
+    assert event_types(store).count("move_refused") == 1
+
+
+async def test_a_refusal_is_forgotten_after_24_hours(home: Path) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    a_day_ago = Store.open(home, source="kircerta/tests", clock=Clock(lambda: time.time() - 24 * 3600 - 60))
+    task(a_day_ago)
+    async with api(home, a_day_ago) as client:
+        assert (await post(client, "approve", **key)).json()["code"] == "invalid_transition"
+        assert (await post(client, "approve", {}, **key)).json()["code"] == "idempotency_mismatch"
+    a_day_ago.close()
+    async with api(home) as client:
+        assert (await post(client, "approve", {}, **key)).json()["code"] == "invalid_transition"
 
 
 async def test_a_key_belongs_to_its_principal_and_route(home: Path, store: Store) -> None:
