@@ -1,7 +1,8 @@
 """One connection of the server: uvicorn's HTTP with bounds for what comes before a request, and nobody left behind.
 
-uvicorn by itself keeps a head that never ends in memory, waits for one that never comes, answers what it cannot
-parse in plain text, and tells only the newest of a connection's requests that the client went away.
+uvicorn by itself keeps a head that never ends in memory, waits for ever for one that never comes and for a client
+that never reads, answers what it cannot parse in plain text, and tells only the newest of a connection's requests
+that the client went away.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ TRANSPORT: Final = "kircerta.transport"
 """Where a request's scope has the transport of its connection."""
 HEAD_BYTES: Final = 64 * 1024
 """What a request line and its headers may have together."""
-HEAD_S: Final = 10.0
-"""Seconds that a connection may stay open without a complete head, from its start or from its last answer on."""
+PATIENCE_S: Final = 10.0
+"""Seconds that a connection may be without a complete head, from its start or its last answer on; and seconds for
+which a client may take nothing of an answer that is ready for it."""
 DRAIN_S: Final = 0.5
 """Seconds for which input is dropped behind a refusal: closed at once, a client that still sends would miss it."""
 LEAVE_S: Final = 1.0
-"""Seconds that a body on its way gets when the server stops."""
+"""Seconds that a body or an answer on its way gets when the server stops."""
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's HTTP, telling the application which transport it is on."""
 
-    head_s = HEAD_S
+    patience_s = PATIENCE_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,12 +40,14 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._owes_head_since: float | None = None
+        self._unsent = 0
+        self._unsent_since = 0.0
         self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._owes_head_since = self.loop.time()
-        self._look = self.loop.call_later(self.head_s, self._look_for_head)
+        self._look = self.loop.call_later(self.patience_s, self._look_after)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -82,14 +86,18 @@ class Connection(HttpToolsProtocol):
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _look_for_head(self) -> None:
-        """One timer a connection, not one a request: it comes again when the head may be due."""
-        since, now = self._owes_head_since, self.loop.time()
-        left_s = self.head_s if since is None else since + self.head_s - now
+    def _look_after(self) -> None:
+        """One timer a connection, not one a request: it comes again when something may be due."""
+        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        elif unsent and now - self._unsent_since >= self.patience_s:
+            self.transport.abort()  # closing would wait for this client for ever
+        since = self._owes_head_since
+        left_s = self.patience_s if since is None else since + self.patience_s - now
         if left_s <= 0:
             self.transport.close()
-        elif not self.transport.is_closing():
-            self._look = self.loop.call_later(left_s, self._look_for_head)
+        self._look = self.loop.call_later(left_s if left_s > 0 else self.patience_s, self._look_after)
 
     # ------------------------------------------------------------------------------------------ the end
 
@@ -128,12 +136,14 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        self.loop.call_later(LEAVE_S, self._leave_body)
+        self.loop.call_later(LEAVE_S, self._leave)
 
-    def _leave_body(self) -> None:
-        """The server stops, and a body is still not here: nothing was done with it yet."""
+    def _leave(self) -> None:
+        """The server stops. With a body that is still not here nothing was done; an answer that is not taken waits."""
         last: RequestResponseCycle | None = self.cycle
-        if last is not None and last.more_body and not last.response_complete:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        elif last is not None and last.more_body and not last.response_complete:
             self.transport.close()
 
 

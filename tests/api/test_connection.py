@@ -18,8 +18,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from api.connection import HEAD_BYTES, Connection
+from ssot.store import Store
+from tests.api.listening import until
 from tests.api.running import exchange, server
-from tests.api.scene import AS_APPROVER
+from tests.api.scene import AS_APPROVER, TASK_ID, task
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /api/tasks/T-1/reject HTTP/1.1\r\nHost: localhost\r\n"
@@ -108,6 +110,18 @@ def test_a_body_on_its_way_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert (process.returncode, took_s < 3, errors) == (0, True, b"")
 
 
+@pytest.mark.slow
+def test_an_answer_that_nobody_takes_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, source="kircerta/tests")
+    task(store, request_text="x" * 3_000_000)
+    store.close()
+    with server(tmp_path) as (process, port), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(f"GET /api/tasks/{TASK_ID} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 5)
+        time.sleep(0.5)
+        took_s, errors = end(process)
+    assert (process.returncode, took_s < 3, errors) == (0, True, b"")
+
+
 def end(process: subprocess.Popen[bytes]) -> tuple[float, bytes]:
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -119,30 +133,40 @@ def end(process: subprocess.Popen[bytes]) -> tuple[float, bytes]:
 
 
 class Impatient(Connection):
-    head_s = 0.2
+    patience_s = 0.2
+
+
+class Unhurried(Connection):
+    patience_s = 1.0
+
+
+LARGE = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE_BYTES = 8 * 1024 * 1024
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    body = b"x" * LARGE_BYTES if scope["path"] == "/large" else b"small"
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
-    """A server in this process that answers everything with 204, on connections that soon lose patience."""
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
+async def serving(kind: type[Connection] = Impatient) -> AsyncIterator[tuple[int, set[Any]]]:
+    """The port of a server in this process that soon loses patience, and its connections."""
     config = uvicorn.Config(app, access_log=False, log_config=None)
     config.load()
-    loop = asyncio.get_running_loop()
-    made = await loop.create_server(
-        lambda: Impatient(config=config, server_state=ServerState(), app_state={}), "127.0.0.1", 0
+    state = ServerState()
+    made = await asyncio.get_running_loop().create_server(
+        lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     async with made:
-        yield made.sockets[0].getsockname()[1]
+        yield made.sockets[0].getsockname()[1], state.connections
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", HEALTH + b"GET /", HEALTH + b"\r\n"])
 async def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
-    async with serving() as port:
+    async with serving() as (port, _):
         reading, writing = await asyncio.open_connection("127.0.0.1", port)
         begun = time.monotonic()
         writing.write(sent)
@@ -152,10 +176,31 @@ async def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
 
 
 async def test_a_connection_in_use_outlives_the_patience_with_heads() -> None:
-    async with serving() as port:
+    async with serving(Unhurried) as (port, _):
         reading, writing = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(6):
+        for _ in range(12):
             writing.write(HEALTH)
-            assert b" 204 " in await reading.readuntil(b"\r\n\r\n")
-            await asyncio.sleep(0.08)
+            assert (await reading.readuntil(b"small")).startswith(b"HTTP/1.1 200 ")
+            await asyncio.sleep(0.1)
+        writing.close()
+
+
+@pytest.mark.parametrize("asked", [LARGE, LARGE * 3], ids=["one answer", "more behind it"])
+async def test_a_client_that_does_not_read_is_let_go(asked: bytes) -> None:
+    async with serving() as (port, connections):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(asked)
+            await until(lambda: connections)
+            await until(lambda: not connections, 3)
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it() -> None:
+    async with serving(Unhurried) as (port, _):
+        reading, writing = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+        writing.write(LARGE)
+        await reading.readuntil(b"\r\n\r\n")
+        got = 0
+        while got < LARGE_BYTES:
+            await asyncio.sleep(0.1)
+            got += len(await reading.readexactly(min(LARGE_BYTES // 16, LARGE_BYTES - got)))
         writing.close()
