@@ -44,10 +44,11 @@ from flows.agents.play import Play
 from flows.agents.protocol import Agent
 from flows.agents.remote_agent import RemoteAgent
 from flows.agents.subprocess_agent import FORBIDDEN_ENV, SubprocessAgent
+from ssot.messages import PLAYED, REMOTE
 
 Role = Literal["executor", "reviewer"]
 
-BUILT_IN = ("fake", "fake-inproc", "replay", "remote")
+BUILT_IN = (*sorted(PLAYED), REMOTE)
 MAX_FILE_BYTES = 1024 * 1024
 DEFAULT_TIMEOUT_S = 3600.0
 

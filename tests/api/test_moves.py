@@ -157,8 +157,8 @@ async def test_a_token_speaks_for_no_agent_that_is_started_here(
     home: Path, store: Store, name: str, stage: str, role: str, local: str
 ) -> None:
     """Nor does one in the very name of that agent; the other role, left to remote agents, takes it as ever."""
-    at_stage(store, stage, agents={local: "fake"})
-    by = EXECUTOR if role == "executor" else f"fake-{role}"
+    at_stage(store, stage, agents={local: "coder"})
+    by = EXECUTOR if role == "executor" else "coder"
     before = store.document(TASK_ID)
     async with api(home) as client:
         answer = await post(client, name, **bearer(by, role))
@@ -169,6 +169,19 @@ async def test_a_token_speaks_for_no_agent_that_is_started_here(
         assert [e.data["code"] for e in store.events() if e.type == "move_refused"] == [f"not_the_{role}"]
     else:
         assert answer.status_code == 200
+
+
+async def test_where_agents_only_play_a_token_may_speak(home: Path, store: Store) -> None:
+    at_stage(store, "dispatched", agents={"executor": "fake", "reviewer": "fake"})
+    async with api(home) as client:
+        for name, by, role in (
+            ("ack", EXECUTOR, "executor"),
+            ("result", EXECUTOR, "executor"),
+            ("verdict", "rev", "reviewer"),
+        ):
+            assert (await post(client, name, **bearer(by, role))).status_code == 200, name
+    store.refresh()
+    assert store.task(TASK_ID).status == "needs_review"
 
 
 async def test_a_result_outside_the_scope_is_a_scope_violation(home: Path, store: Store) -> None:
