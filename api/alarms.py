@@ -17,6 +17,8 @@ from ssot.settings import Settings
 from ssot.store import Store
 
 EVERY_S: Final = 1.0
+FIRST_START: Final = 4
+"""How many times as long a Prefect server may be away that this process has never seen."""
 _LOG = logging.getLogger("kircerta.alarms")
 
 
@@ -30,10 +32,11 @@ class AlarmWatch:
         self._lookout = Lookout(actor)
         self._growth: lookout.Growth | None = None
         self._log_stood_at = 0
+        self._prefect_was_there = False
 
     async def run(self, store: Store, follower: Follower) -> None:
         """Until cancelled."""
-        self._growth = lookout.Growth(store.audit_folder, self._settings.alarm_log_bytes)
+        self.begin(store)
         while True:
             await asyncio.sleep(EVERY_S)
             ours = [self._loop_lag(), self.stream(store, follower)]
@@ -42,8 +45,12 @@ class AlarmWatch:
             except (Busy, StorageFailed, Corrupt, OSError) as error:  # looked at again in a second
                 _LOG.error("%s", error)
 
+    def begin(self, store: Store) -> None:
+        """From now on growth is growth."""
+        self._growth = lookout.Growth(store.audit_folder, self._settings.alarm_log_bytes)
+
     def _turn(self, store: Store, ours: list[Reading]) -> None:
-        readings, now = [*ours, *self._below(store)], time.monotonic()
+        readings, now = [*ours, *self.below(store)], time.monotonic()
         store.tell_alarms(lambda raised: self._lookout.look(readings, raised, now))
 
     def _loop_lag(self) -> Reading:
@@ -59,7 +66,8 @@ class AlarmWatch:
         figures = {"seq": stood_at, "behind": max(0, behind)}
         return Reading("stream_frozen", behind > 0, reason, figures, self._settings.alarm_stream_s, calm_s=0.0)
 
-    def _below(self, store: Store) -> list[Reading]:
+    def below(self, store: Store) -> list[Reading]:
+        """What this process stands on."""
         given, raised = self._settings, store.view.alarms
         assert self._growth is not None
         found = [
@@ -69,5 +77,8 @@ class AlarmWatch:
         ]
         if self._prefect.state in ("ok", "unreachable"):
             gone = self._prefect.state == "unreachable"
-            found.append(lookout.prefect(gone, str(given.prefect_api_url), given.alarm_gone_s))
+            self._prefect_was_there |= not gone
+            # its first start takes longer than an API's: who never saw it waits longer before calling it gone
+            patience_s = given.alarm_gone_s * (1 if self._prefect_was_there else FIRST_START)
+            found.append(lookout.prefect(gone, str(given.prefect_api_url), patience_s))
         return found

@@ -53,6 +53,20 @@ async def test_a_prefect_server_that_is_gone_is_an_alarm(home: Path, store: Stor
         assert await alarms(client, 1) == ["prefect_gone"]
 
 
+async def test_a_prefect_server_that_was_never_seen_has_longer_to_come(home: Path, store: Store) -> None:
+    probe = PrefectProbe("http://127.0.0.1:9/api")
+    watch = AlarmWatch(settings_for(home, alarm_gone_s=10), LoopLag(), probe, "kircerta/api")
+    watch.begin(store)
+
+    def patience_s(state: str) -> float:
+        probe.state = state
+        return next(one.patience_s for one in watch.below(store) if one.alarm == "prefect_gone")
+
+    assert patience_s("unreachable") == 40
+    patience_s("ok")
+    assert patience_s("unreachable") == 10
+
+
 async def test_a_stream_that_stands_still_while_the_log_goes_on_is_bad(home: Path, store: Store) -> None:
     watch = AlarmWatch(settings_for(home), LoopLag(), PrefectProbe(None), "kircerta/api")
     still = Follower(store.audit_folder)  # never started: it takes nothing in
