@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from benchmarks import Row, kills, table
 
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller and shorter; writes no page")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
     parser.add_argument("--no-page", action="store_true", help="leave docs/PERFORMANCE.md as it is")
+    parser.add_argument("--record", type=Path, help="write the block of a load run, reports/runs/RUN_ID; runs nothing")
     parser.add_argument("--kills", type=int, help="how many kills (default 1,000; 100 with --quick)")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(SAYS):
@@ -42,6 +44,8 @@ def main() -> int:
     if asked.list:
         print("\n".join(f"{name:10} {says}" for name, says in SAYS.items()))
         return 0
+    if asked.record:
+        return written(asked.record)
     found = {name: measured(name, asked.quick, asked.kills) for name in asked.names or SAYS}
     if asked.json:
         print(json.dumps({name: [asdict(row) for row in rows] for name, rows in found.items()}, indent=2))
@@ -50,6 +54,16 @@ def main() -> int:
     if not asked.quick and not asked.no_page:
         table.write_page(found, SAYS)
     return 1 if any(row.ok is False for rows in found.values() for row in rows) else 0
+
+
+def written(folder: Path) -> int:
+    """Put what a load run measured into the page; 1 where it did not pass."""
+    from benchmarks import record
+
+    found, rows = record.read(folder)
+    table.write_block(found.kind, rows, record.head(found))
+    print(table.text({found.kind: rows}))
+    return 0 if found.outcome == "pass" else 1
 
 
 def measured(name: str, quick: bool, kill_count: int | None) -> list[Row]:

@@ -44,11 +44,15 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 
 def write_page(found: dict[str, list[Row]], says: dict[str, str]) -> None:
     """Put each benchmark's rows between its markers; the other blocks stay as they are."""
-    page = PAGE.read_text()
     for name, rows in found.items():
         if rows:
-            page = _replaced(page, name, _block(name, rows, says[name]))
-    PAGE.write_text(page)
+            said = f"{says[name][0].upper()}{says[name][1:]}. `python -m benchmarks {name}`, {_when_and_where()}."
+            write_block(name, rows, said)
+
+
+def write_block(name: str, rows: list[Row], head: str) -> None:
+    """Put some rows between their markers, with a sentence in front of them."""
+    PAGE.write_text(_replaced(PAGE.read_text(), name, _block(name, rows, head)))
 
 
 def _replaced(page: str, name: str, block: str) -> str:
@@ -59,8 +63,8 @@ def _replaced(page: str, name: str, block: str) -> str:
     return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: whole, page, flags=re.DOTALL)
 
 
-def _block(name: str, rows: list[Row], says: str) -> str:
-    lines = [f"### {name}", "", f"{says[0].upper()}{says[1:]}. `python -m benchmarks {name}`, {_when_and_where()}.", ""]
+def _block(name: str, rows: list[Row], head: str) -> str:
+    lines = [f"### {name}", "", head, ""]
     lines += ["| " + " | ".join(HEAD) + " |", "|---|---:|---|---:|---:|---|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows]
     return "\n".join(lines)
