@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
@@ -178,7 +178,7 @@ def leave_to_others(work: Workspace, ids: list[str], order: Order, wait: Wait, d
             _let_them_begin(work, frozenset(dispatches.values()), deadline)
     if wait == "none":
         return [found.get(one) or _standing(work, one, dispatches[one]) for one in ids]
-    for outcome in _follow(work, dispatches, wait, deadline):
+    for outcome in follow(work, dispatches, wait, deadline):
         found[outcome.task_id] = outcome
         _Teller()(outcome)
     left = [task_id for task_id in ids if task_id not in found]
@@ -225,7 +225,7 @@ def _standing(work: Workspace, task_id: str, dispatch_id: str) -> Outcome:
     return Outcome(task_id, dispatch_id, stage_of(task), WAITING, "the dispatch is in the log", task.seq)
 
 
-def _follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: float | None) -> Iterator[Outcome]:
+def follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: float | None) -> Iterator[Outcome]:
     """Each dispatch's outcome as it comes; ends early when nobody is there any more who could bring it."""
     from audit.watch import POLL_S, Doorbell
     from flows.outcome import outcome_of
@@ -240,7 +240,7 @@ def _follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: f
                 outcome = outcome_of(work.store.task(task_id), dispatch_id)
                 if outcome is not None and (wait == "review" or outcome.stage != "needs_review"):
                     del waiting[task_id]
-                    yield outcome
+                    yield replace(outcome, detail=_why(work, outcome))
             now = time.monotonic()
             if deadline is not None and now > deadline and waiting:
                 raise _late(list(waiting))
@@ -250,6 +250,14 @@ def _follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: f
             bell.wait(POLL_S)
     finally:
         bell.close()
+
+
+def _why(work: Workspace, outcome: Outcome) -> str:
+    """What the log says of an attempt that stopped: the process that knew is another one."""
+    from audit.log import event_at
+
+    event = event_at(work.store.audit_folder, outcome.seq) if outcome.stage == "ended" else None
+    return str(event.data.get("detail", "")) if event is not None and event.subject == outcome.task_id else ""
 
 
 def _late(task_ids: list[str]) -> Failure:

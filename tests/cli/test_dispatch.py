@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.dispatch import leave_to_others
+from cli.dispatch import follow, leave_to_others
 from cli.workspace import open_store
 from flows.pipeline import Order
 from flows.workspace import Workspace
@@ -51,6 +51,16 @@ def test_an_attempt_that_ends_before_the_gate_is_exit_code_1(run: Run) -> None:
     assert ran.code == 1
     assert ran.json["outcomes"][0]["name"] == "ExecutorFailed"
     assert run("task", "show", "T-1", "--json").json["attempts"][0]["ended"]["reason"] == "executor_failed"
+
+
+def test_why_an_attempt_stopped_is_told_though_another_process_ran_it(run: Run, home: Path) -> None:
+    create(run, "T-1")
+    here = run("dispatch", "T-1", "--executor", "fake-inproc:mode=crash", "--json").json["outcomes"][0]
+    settings = load(home=home)
+    with open_store(settings) as store:
+        followed = list(follow(Workspace(settings, store), {"T-1": here["dispatch_id"]}, "review", None))
+    assert [(one.name, one.detail) for one in followed] == [("ExecutorFailed", here["detail"])]
+    assert here["detail"]
 
 
 def test_one_unknown_task_does_not_hinder_the_others(run: Run) -> None:
