@@ -84,6 +84,7 @@ def examine(*, full: bool) -> Iterator[Finding]:
     yield _tried("secrets", lambda: secrets(given))
     yield _tried("inotify", inotify)
     yield _tried("cage", agents_cage)
+    yield _tried("agents", lambda: agents(home))
     yield _tried("webhooks", lambda: webhooks(given))
     yield _tried("projects", lambda: projects(home))
     yield from inbox(home)
@@ -280,6 +281,29 @@ def agents_cage() -> Finding:
         way_out = "allow user namespaces (sysctl user.max_user_namespaces), or give agents a machine of their own"
         return Finding("cage", "warn", f"agents cannot be shut in wholly: {one_line('; '.join(missing))}", way_out)
     return Finding("cage", "ok", "agents get namespaces of their own: files, processes and network")
+
+
+def agents(home: Path) -> Finding:
+    """Whether an agent of config/agents.toml could ever work unwatched: the cage needs a place to be put around."""
+    from flows.agents.registry import Agents, BadAgentsFile, Role
+
+    try:
+        known = Agents(home)
+    except BadAgentsFile as error:
+        return Finding("agents", "fail", str(error), "mend it: no agent of it is started until then")
+    roles: tuple[Role, ...] = ("executor", "reviewer")
+    named = [(name, config) for role in roles for name in known.names(role) if (config := known.config(role, name))]
+    free = sorted({name for name, config in named if config.isolation != "required"})
+    if not free:
+        return Finding(
+            "agents", "ok", f"{len(named)} in config/agents.toml" + (", all shut in or not started" * bool(named))
+        )
+    what = (
+        f"where a task's project names no `checkout`, {', '.join(free[:5])} run with your own rights: "
+        "nothing hides the log, the tasks and the secrets from them, and nobody watches"
+    )
+    way_out = 'a `checkout` for every project, or `isolation = "required"` for these agents (docs/isolation.md)'
+    return Finding("agents", "warn", what, way_out)
 
 
 def log(home: Path, *, full: bool) -> Finding:

@@ -30,6 +30,22 @@ def test_an_empty_folder_is_no_failure(run: Run, home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_agents_that_could_work_with_the_users_rights_are_told_of(run: Run, home: Path) -> None:
+    assert found(run("doctor", "--json"))["agents"]["level"] == "ok"
+    file = home / "config" / "agents.toml"
+    file.parent.mkdir()
+    one = '[executor.{}]\ncommand = ["true"]\nprincipal = "{}"\n'
+    file.write_text(one.format("coder", "coder") + one.format("caged", "caged") + 'isolation = "required"\n')
+    told = found(run("doctor", "--json"))["agents"]
+    assert told["level"] == "warn"
+    assert "coder run with your own rights" in told["what"]
+    assert "caged" not in told["what"]
+    file.write_text(one.format("caged", "caged") + 'isolation = "required"\n')
+    assert found(run("doctor", "--json"))["agents"]["level"] == "ok"
+    file.write_text("[executor.coder]\nnonsense = 1\n")
+    assert found(run("doctor", "--json"))["agents"]["level"] == "fail"
+
+
 def test_a_bad_setting_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KIRCERTA_ACK_TIMEOUT_S", "soon")
     ran = run("doctor", "--json")
