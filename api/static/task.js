@@ -586,7 +586,7 @@ export class TaskView {
         h("p", {}, h("strong", { class: decision.decision === "approved" ? "plus" : "minus" }, decision.decision === "approved" ? "Approved" : "Rejected"), " by ", said(decision.by), ", ", when(decision.at), "."),
         decision.reason && h("blockquote", {}, prose(decision.reason)),
         decision.review_digest && h("p", { class: "faint small" }, "On ", digestView(decision.review_digest)),
-        landingView(this._landing()),
+        !attempt.unlanded && landingView(this._landing()),
       );
     } else {
       children.push(h("p", { class: "faint" }, "Nothing to decide yet: no verdict."));
@@ -786,7 +786,7 @@ function approvalsView(attempt, digest) {
 function landingView(event) {
   if (!event) return null;
   const landed = event.type === "task_landed";
-  return h("p", { class: landed ? "landing" : "landing notice warn" }, h("strong", {}, kindWord(event.type)), " ", saying(event), ", ", when(event.time), ".");
+  return h("p", { class: landed ? "landing" : "landing notice warn" }, h("strong", {}, kindWord(event.type)), landed ? " " : ": ", saying(event), ", ", when(event.time), ".");
 }
 
 export function digestView(digest) {

@@ -170,6 +170,8 @@ export function saying(event) {
       return said(joined(data.reason?.replaceAll("_", " "), short(data.detail)));
     case "landing_failed":
       return said(joined(data.unlanded?.reason?.replaceAll("_", " "), short(data.unlanded?.issues?.[0]?.text)));
+    case "landing_resumed":
+      return said(`attempt ${data.attempt} can stand there by now`);
     case "attempt_ended":
       return said(joined(data.ended?.reason, short(data.detail)));
     case "auth_denied":

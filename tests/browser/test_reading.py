@@ -329,7 +329,7 @@ def test_the_gate_tells_where_an_approved_change_went(site: Site, store: Store, 
     about = {"attempt": 1, "branch": "kircerta/approved", "parent": "e" * 40}
     refused = {**about, "reason": "conflict", "detail": "the change does not apply"}
     store.note(Draft("landing_refused", "landing", refused, subject=TASK_ID))
-    expect(page.locator(".gate .landing")).to_contain_text("Not landed the change does not apply")
+    expect(page.locator(".gate .landing")).to_contain_text("Not landed: conflict · the change does not apply")
     landed = {**about, "commit": "9505cacb7c71" + "0" * 28, "review_digest": None, "checks": []}
     store.note(Draft("task_landed", "landing", landed, subject=TASK_ID))
     expect(page.locator(".gate .landing")).to_contain_text("Landed on kircerta/approved as 9505cacb7c71, now")

@@ -157,7 +157,10 @@ def test_the_documented_columns_are_the_columns(scenario: Path) -> None:
 def test_a_task_is_a_row_of_its_file(scenario: Path) -> None:
     tasks = reports.tasks(scenario).set_index("task_id")
     assert tasks.loc["T-1", ["status", "source", "attempts", "criteria"]].tolist() == ["approved", "manual", 1, 1]
-    assert tasks.loc["T-1", "updated_us"] - tasks.loc["T-1", "created_us"] == 11_000_000
+    log = events(scenario)
+    changed = log[(log["subject"] == "T-1") & (log["type"] == "landing_resumed")]["time_us"]
+    assert tasks.loc["T-1", "created_us"] == log["time_us"].iloc[0] == 1_793_520_001_000_000
+    assert tasks.loc["T-1", "updated_us"] == changed.iloc[-1]
     assert "T-4" not in tasks.index  # its file does not parse
 
 
