@@ -502,7 +502,8 @@ def test_what_cannot_land_is_begun_again_by_the_dispatcher_and_lands(yard: Yard)
     theirs = commit_elsewhere(yard, "src/a.py", "three\n")
     with dispatcher(yard.home):
         approve(yard)
-        until_stage(yard.workspace, "T-1", "unlanded")
+        until(lambda: told(yard, "landing_failed"))
+        until(lambda: len(told(yard, "verdict_received")) == 2)
         until_stage(yard.workspace, "T-1", "needs_review")
         assert yard.attempt().attempt == 2
         approve(yard)
