@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from starlette.requests import Request
 
@@ -20,13 +20,15 @@ from api.refusals import RefusalCounter
 from audit.event import Draft, Event
 from audit.files import Busy
 from ssot.settings import Settings
-from ssot.store import Store
+from ssot.store import Committed, Store, Wish
 from ssot.task import TASK_ID, Task, document_digest
 
 T = TypeVar("T")
 _OVERHEAD: Final = 2048
 DETAIL_CACHE_BYTES: Final = 32 * 1024 * 1024
 PAGE_CACHE_BYTES: Final = 32 * 1024 * 1024
+MOST_TOGETHER: Final = 32
+"""Commits that share a lock and a sync: the first of them waits for the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,27 @@ def not_found(task_id: str) -> Problem:
     return Problem("not_found", f"there is no task {task_id[:200]!r}")
 
 
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A commit that waits for its turn, and who waits for it."""
+
+    task_id: str
+    prepare: Callable[[float], Wish]
+    finish: Callable[[Committed], Any]
+    deadline: float
+    future: asyncio.Future[Any]
+
+
 class Writer:
-    """One thread in which all writes of this process happen, one after the other: they share one lock anyway."""
+    """One thread in which all writes of this process happen, one after the other: they share one lock anyway.
+
+    Commits that came while it was busy go together, with one lock and one sync, where they are about different tasks.
+    """
 
     def __init__(self, lock_timeout_s: float) -> None:
         self._timeout_s = lock_timeout_s
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kircerta-write")
+        self._waiting: deque[_Waiting] = deque()
 
     async def do(self, work: Callable[[float], T], *, timeout_s: float | None = None) -> T:
         """Do `work`, which gets the seconds that are left to wait for the workspace's lock. Raises Busy.
@@ -149,18 +166,87 @@ class Writer:
         """
         limit = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(self._left(deadline, limit)))
 
-        def timed() -> T:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Busy(f"other writes came first for {limit:g} s: try again")
-            return work(left)
+    async def commit(
+        self, store: Store, task_id: str, prepare: Callable[[float], Wish], finish: Callable[[Committed], T]
+    ) -> T:
+        """Commit what `prepare` asks for on a task, and give what `finish` makes of it; both happen in the thread.
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        `prepare` gets the seconds that are left to wait. Raises Busy, what the commit raises, and what they raise.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + self._timeout_s
+        waiting = _Waiting(task_id, prepare, finish, deadline, loop.create_future())
+        self._waiting.append(waiting)
+        self._pool.submit(self._turn, store, loop)  # as many turns as commits: the last ones may find nothing to do
+        return cast(T, await waiting.future)
+
+    def _turn(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        told: list[tuple[_Waiting, Any]] = []
+        ready: list[tuple[_Waiting, Wish]] = []
+        for one in self._taken():
+            try:
+                ready.append((one, one.prepare(self._left(one.deadline, self._timeout_s))))
+            except Exception as error:
+                told.append((one, error))
+        told += _together(store, ready)
+        loop.call_soon_threadsafe(_tell, told)
+
+    def _taken(self) -> list[_Waiting]:
+        """Those that waited longest, up to the first that is about a task of another."""
+        taken: dict[str, _Waiting] = {}
+        while self._waiting and len(taken) < MOST_TOGETHER and self._waiting[0].task_id.casefold() not in taken:
+            one = self._waiting.popleft()
+            if not one.future.cancelled():  # nobody waits for it any more
+                taken[one.task_id.casefold()] = one
+        return list(taken.values())
+
+    def _left(self, deadline: float, limit: float) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Busy(f"other writes came first for {limit:g} s: try again")
+        return left
 
     def close(self) -> None:
         """Wait for the write under way."""
         self._pool.shutdown(wait=True)
+
+
+def _together(store: Store, ready: Sequence[tuple[_Waiting, Wish]]) -> list[tuple[_Waiting, Any]]:
+    """Each commit with what came of it: what its `finish` made, or the exception."""
+    told: list[tuple[_Waiting, Any]] = []
+    while ready:
+        first = min(one.deadline for one, _ in ready)
+        try:
+            answers = store.commit_all([wish for _, wish in ready], max(0.0, first - time.monotonic()))
+        except Busy as busy:  # for whoever had least time left; the others go on
+            told += [(one, busy) for one, _ in ready if one.deadline <= first]
+            ready = [(one, wish) for one, wish in ready if one.deadline > first]
+        except Exception as error:  # of none of them anything was done
+            return [*told, *((one, error) for one, _ in ready)]
+        else:
+            return [*told, *((one, _finished(one, answer)) for (one, _), answer in zip(ready, answers, strict=True))]
+    return told
+
+
+def _finished(one: _Waiting, answer: Committed | Exception) -> Any:
+    if isinstance(answer, Exception):
+        return answer
+    try:
+        return one.finish(answer)
+    except Exception as error:
+        return error
+
+
+def _tell(told: Sequence[tuple[_Waiting, Any]]) -> None:
+    for one, answer in told:
+        if one.future.done():  # cancelled: whoever asked has gone
+            continue
+        if isinstance(answer, Exception):
+            one.future.set_exception(answer)
+        else:
+            one.future.set_result(answer)
 
 
 class Pages:

@@ -18,7 +18,7 @@ from audit.log import event_at
 from ssot.intents import Intent
 from ssot.rules import Refusal
 from ssot.states import role_of
-from ssot.store import Committed, IdempotencyKey, IdempotencyMismatch, Refused, Store
+from ssot.store import Committed, IdempotencyKey, IdempotencyMismatch, Refused, Store, Wish
 from ssot.task import Invalid
 
 _REPEATED: Final = (b"idempotency-replayed", b"true")
@@ -92,20 +92,22 @@ async def move(
     asked = Asked(task_id, principal.name, raw, key, principal.on_behalf_of)
     store = desk.store
 
-    def work(left_s: float) -> tuple[Committed, Detail]:
-        committed = _commit(store, asked, reading, on_invalid or told_only(name), left_s)
+    def wish(left_s: float) -> Wish:
+        return _wish(store, asked, reading, on_invalid or told_only(name), left_s)
+
+    def answer(committed: Committed) -> tuple[Committed, Detail]:
         if afterwards is not None:
             afterwards(store, asked, committed)
         return committed, Detail.of(store, committed.document, committed.task)
 
-    committed, made = await desk.writer.do(work)
+    committed, made = await desk.writer.commit(store, task_id, wish, answer)
     if committed.repeated:
         whole = made.tagged.whole
         return Answer(200, bytes(whole.body), headers=((b"etag", made.tagged.etag), _REPEATED))
     return desk.keep(task_id, made).whole
 
 
-def _commit(store: Store, asked: Asked, reading: Reading, on_invalid: OnInvalid, left_s: float) -> Committed:
+def _wish(store: Store, asked: Asked, reading: Reading, on_invalid: OnInvalid, left_s: float) -> Wish:
     store.refresh()
     if asked.task_id not in store.view.entries:
         raise not_found(asked.task_id)
@@ -114,14 +116,7 @@ def _commit(store: Store, asked: Asked, reading: Reading, on_invalid: OnInvalid,
         intent = reading(store, asked)
     except Invalid as invalid:
         raise on_invalid(store, asked, invalid, left_s) from None
-    return store.commit(
-        asked.task_id,
-        intent,
-        actor=asked.principal,
-        on_behalf_of=asked.on_behalf_of,
-        idempotency=asked.key,
-        timeout=left_s,
-    )
+    return Wish(asked.task_id, intent, asked.principal, asked.on_behalf_of, asked.key)
 
 
 def _check_key(store: Store, key: IdempotencyKey | None) -> None:

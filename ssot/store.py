@@ -33,7 +33,7 @@ from ssot.terms import ProjectsFile, Reading, change_of, terms_for
 from ssot.texts import externalise
 from ssot.vouching import Voucher, needs_a_mark
 
-__all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings"]
+__all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings", "Wish"]
 
 REFUSAL_S: Final = 10.0
 """The same refusal to the same caller is recorded once in this many seconds."""
@@ -67,14 +67,23 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a commit is asked to do."""
+class Wish:
+    """What a commit is asked to do: the arguments of `Store.commit`."""
 
     task_id: str
     intent: Intent
     actor: str
-    on_behalf_of: str | None
-    idempotency: IdempotencyKey | None
+    on_behalf_of: str | None = None
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A wish, what the rules say to it, and what is to be recorded of that."""
+
+    wish: Wish
+    ruling: rules.Ruling
+    drafts: tuple[Draft, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +186,17 @@ class Store(Known):
             IdempotencyMismatch: the key came with another body before.
             Busy, StorageFailed, Corrupt: nothing was done.
         """
-        _check_task_id(task_id)
-        asked = _Asked(task_id, intent, actor, on_behalf_of, idempotency)
+        return self._commit(Wish(task_id, intent, actor, on_behalf_of, idempotency), timeout)
+
+    def _commit(self, asked: Wish, timeout: float | None) -> Committed:
+        _check_task_id(asked.task_id)
         deadline = time.monotonic() + self._limit(timeout)
         try:
             return self._commit_beside(asked, deadline)
         except Unfinished:
             return self._commit_alone(asked, deadline)
 
-    def _commit_beside(self, asked: _Asked, deadline: float) -> Committed:
+    def _commit_beside(self, asked: Wish, deadline: float) -> Committed:
         """Decide while another process still syncs and shows what it appended, where that is about other tasks.
 
         Raises Unfinished where there is more to do than that; nothing was done then.
@@ -206,7 +217,7 @@ class Store(Known):
                     self._check_finished(plans, transaction)
                 return self._answer(asked, ruling, drafts, self._carry_out(plans, transaction, last=True))
 
-    def _begin_beside(self, asked: _Asked, transaction: Transaction) -> None:
+    def _begin_beside(self, asked: Wish, transaction: Transaction) -> None:
         if not self._is_sound():
             raise Unfinished
         with self._all_or_broken():
@@ -235,7 +246,7 @@ class Store(Known):
         if not self._is_sound() or plans[0].event.prev != self._reader.place.digest:  # the log was replaced
             raise Unfinished
 
-    def _commit_alone(self, asked: _Asked, deadline: float) -> Committed:
+    def _commit_alone(self, asked: Wish, deadline: float) -> Committed:
         with self._transaction(max(0.0, deadline - time.monotonic()), [asked.task_id]) as transaction:
             if (first := self._first_answer(asked, transaction)) is not None:
                 return first
@@ -248,16 +259,14 @@ class Store(Known):
                 raise
             return self._answer(asked, ruling, drafts, events)
 
-    def _judged(self, asked: _Asked, transaction: Transaction) -> tuple[rules.Ruling, tuple[Draft, ...]]:
+    def _judged(self, asked: Wish, transaction: Transaction) -> tuple[rules.Ruling, tuple[Draft, ...]]:
         """What the rules say, and what is to be recorded of it."""
         ruling = self._ruling(asked.task_id, asked.intent, asked.actor, transaction, asked.on_behalf_of)
         if asked.idempotency is not None:
             return ruling, _with_idempotency(ruling.drafts, ruling.refusal, asked.idempotency)
         return ruling, () if ruling.drafts and self._was_just_told(ruling.drafts[0]) else ruling.drafts
 
-    def _answer(
-        self, asked: _Asked, ruling: rules.Ruling, drafts: Sequence[Draft], events: Sequence[Event]
-    ) -> Committed:
+    def _answer(self, asked: Wish, ruling: rules.Ruling, drafts: Sequence[Draft], events: Sequence[Event]) -> Committed:
         if drafts:
             self._note_told(drafts[0])
         if ruling.refusal is not None:
@@ -266,7 +275,7 @@ class Store(Known):
         assert document is not None
         return Committed(self._parsed(asked.task_id, document), document, tuple(events))
 
-    def _first_answer(self, asked: _Asked, transaction: Transaction) -> Committed | None:
+    def _first_answer(self, asked: Wish, transaction: Transaction) -> Committed | None:
         """What the same key was answered before; None where it is new."""
         key = asked.idempotency
         first = self.view.recall(key.key, transaction.stamp.now) if key is not None else None
@@ -275,6 +284,63 @@ class Store(Known):
         if first.seq > transaction.applied and not transaction.is_alone:
             raise Unfinished  # it may not be durable yet
         return self._repeat(first.seq, first.body, first.refused, key)
+
+    def commit_all(self, wishes: Sequence[Wish], timeout: float | None = None) -> list[Committed | Exception]:
+        """Commits on different tasks under one lock and with one sync: each gets what `commit` would give or raise.
+
+        Raises Busy, StorageFailed, Corrupt: nothing was done of any of them.
+        """
+        if len({wish.task_id.casefold() for wish in wishes}) < len(wishes):
+            raise ValueError("two of these are about one task: the first has to stand before the second is judged")
+        if len(wishes) == 1:
+            try:
+                return [self._commit(wishes[0], timeout)]
+            except (Refused, IdempotencyMismatch) as refused:
+                return [refused]
+        names = [wish.task_id for wish in wishes if TASK_ID.fullmatch(wish.task_id)]
+        with self._transaction(timeout, names) as transaction:
+            untouchable = self._reconcile(names, transaction, quiet=False)
+            found = [self._looked_at(wish, transaction) for wish in wishes]
+            told = self._record_judged([one for one in found if isinstance(one, _Judged)], transaction, untouchable)
+            return [self._answered(one, told) if isinstance(one, _Judged) else one for one in found]
+
+    def _looked_at(self, wish: Wish, transaction: Transaction) -> _Judged | Committed | Exception:
+        try:
+            _check_task_id(wish.task_id)
+            first = self._first_answer(wish, transaction)
+            return first if first is not None else _Judged(wish, *self._judged(wish, transaction))
+        except (Refused, IdempotencyMismatch) as refused:
+            return refused
+
+    def _record_judged(
+        self, judged: Sequence[_Judged], transaction: Transaction, untouchable: frozenset[str]
+    ) -> dict[str, Sequence[Event] | Refused]:
+        """Record all of them at once; where one would grow too large, one by one. Gives what came of each task."""
+        drafts = [draft for one in judged for draft in one.drafts]
+        try:
+            events = self._record(drafts, transaction, hold_back=untouchable, last=True)
+        except Refused:  # nothing was written yet
+            return {one.wish.task_id: self._record_one(one, transaction, untouchable) for one in judged}
+        names = {one.wish.task_id for one in judged}
+        return {name: [event for event in events if event.subject == name] for name in names}
+
+    def _record_one(
+        self, one: _Judged, transaction: Transaction, untouchable: frozenset[str]
+    ) -> Sequence[Event] | Refused:
+        try:
+            return self._record(one.drafts, transaction, hold_back=untouchable)
+        except Refused as refused:  # it would grow too large
+            self._record([self._move_refused(one.wish, refused)], transaction)
+            return refused
+
+    def _answered(self, one: _Judged, told: Mapping[str, Sequence[Event] | Refused]) -> Committed | Exception:
+        events = told[one.wish.task_id]
+        if isinstance(events, Refused):
+            return events
+        try:
+            return self._answer(one.wish, one.ruling, one.drafts, events)
+        except Refused as refused:
+            return refused
 
     def commit_many(self, intents: Sequence[tuple[str, Intent]], *, actor: str) -> list[Committed | Refused]:
         """Several intents on different tasks under one lock and, chunk by chunk, one sync. Answers in order."""
@@ -435,7 +501,7 @@ class Store(Known):
                 self._refused.clear()
             self._refused[_refusal_key(draft)] = time.monotonic()
 
-    def _move_refused(self, asked: _Asked, refused: Refused) -> Draft:
+    def _move_refused(self, asked: Wish, refused: Refused) -> Draft:
         task = self.task_or_none(asked.task_id)
         data = {"move": rules.move_name(asked.intent), "code": refused.code, "detail": refused.detail}
         return Draft("move_refused", asked.actor, data, asked.task_id, task.correlation_id if task else None)

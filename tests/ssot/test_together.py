@@ -1,0 +1,106 @@
+"""Several commits on different tasks at once: one lock, one sync, and each is answered as if it had come alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audit import files
+from audit.log import read_events
+from ssot import intents, replay
+from ssot.rules import Refused
+from ssot.store import Committed, IdempotencyKey, IdempotencyMismatch, Store, Wish
+from tests.builders import PERSON, a_store, create, drop, walk_to
+
+
+def at_the_gate(home: Path, *names: str) -> Store:
+    store = a_store(home)
+    for name in names:
+        walk_to(store, name, "needs_review")
+    return store
+
+
+def approval(name: str, **more: IdempotencyKey) -> Wish:
+    return Wish(name, intents.Approve("fine"), PERSON, **more)
+
+
+def types(home: Path, name: str) -> list[str]:
+    return [event.type for event in read_events(home / "audit") if event.subject == name]
+
+
+def test_they_share_one_sync_and_each_gets_its_own_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, syncs, sync = at_the_gate(tmp_path, "T-1", "T-2", "T-3"), list[int](), files.sync_data
+
+    def count(fd: int) -> None:
+        syncs.append(fd)
+        sync(fd)
+
+    monkeypatch.setattr(files, "sync_data", count)
+    answers = store.commit_all([approval("T-1"), Wish("T-2", intents.Reject("no"), "bob"), approval("T-3")])
+    assert len(syncs) == 1
+    assert [one.task.status for one in answers if isinstance(one, Committed)] == ["approved", "rejected", "approved"]
+    assert [[event.type for event in one.events] for one in answers if isinstance(one, Committed)] == [
+        ["task_approved"],
+        ["task_rejected"],
+        ["task_approved"],
+    ]
+    assert replay.check(tmp_path).ok
+
+
+def test_one_that_is_refused_hinders_no_other(tmp_path: Path) -> None:
+    store = at_the_gate(tmp_path, "T-1", "T-2")
+    walk_to(store, "T-3", "new")
+    own = Wish("T-2", intents.Approve(), "fake-executor")
+    answers = store.commit_all([approval("T-3"), approval("T-1"), own, approval("../x"), approval("T-9")])
+    codes = [one.code if isinstance(one, Refused) else type(one).__name__ for one in answers]
+    assert codes[:2] == ["invalid_transition", "Committed"]
+    assert codes[3:] == ["invalid_task_id", "not_found"]
+    assert types(tmp_path, "T-3")[-1] == "move_refused"
+    assert replay.check(tmp_path).ok
+
+
+def test_what_one_commit_owes_comes_with_it(tmp_path: Path) -> None:
+    store = a_store(tmp_path, max_rejects=1)
+    for name in ("T-1", "T-2"):
+        walk_to(store, name, "needs_review")
+    answers = store.commit_all([Wish("T-1", intents.Reject("no"), PERSON), approval("T-2")])
+    events = [[event.type for event in one.events] for one in answers if isinstance(one, Committed)]
+    assert events == [["task_rejected", "reject_lock"], ["task_approved"]]
+
+
+def test_keys_are_remembered_and_repeated(tmp_path: Path) -> None:
+    store = at_the_gate(tmp_path, "T-1", "T-2")
+    keys = [IdempotencyKey(name, "body") for name in ("a", "b")]
+    wishes = [approval(name, idempotency=key) for name, key in zip(("T-1", "T-2"), keys, strict=True)]
+    first = store.commit_all(wishes)
+    again = store.commit_all([wishes[0], approval("T-2", idempotency=IdempotencyKey("b", "another body"))])
+    assert [one.document for one in first[:1] if isinstance(one, Committed)] == [
+        one.document for one in again[:1] if isinstance(one, Committed) and one.repeated
+    ]
+    assert isinstance(again[1], IdempotencyMismatch)
+
+
+def test_one_that_would_grow_too_large_is_refused_alone(tmp_path: Path) -> None:
+    store = at_the_gate(tmp_path, "T-2")
+    walk_to(store, "T-1", "new")
+    metadata = {str(number): "x" * 20_000 for number in range(450)}
+    answers = store.commit_all([Wish("T-3", create(metadata=metadata), PERSON), approval("T-2")])
+    assert [one.code if isinstance(one, Refused) else one.task.status for one in answers] == ["too_large", "approved"]  # type: ignore[union-attr]
+    assert types(tmp_path, "T-3") == ["move_refused"]
+    assert replay.check(tmp_path).ok
+
+
+def test_an_edit_by_hand_is_taken_over_first(tmp_path: Path) -> None:
+    store = at_the_gate(tmp_path, "T-1", "T-2")
+    drop(tmp_path, "T-1", b"{ held")
+    answers = store.commit_all([approval("T-1"), approval("T-2")])
+    assert [one.task.status for one in answers if isinstance(one, Committed)] == ["approved"] * 2
+    assert (tmp_path / "ssot" / "tasks" / "T-1.json").read_bytes() == b"{ held"
+
+
+def test_two_about_one_task_do_not_go_together(tmp_path: Path) -> None:
+    store = at_the_gate(tmp_path, "T-1")
+    with pytest.raises(ValueError, match="about one task"):
+        store.commit_all([approval("T-1"), approval("t-1")])
+    assert store.task("T-1").status == "needs_review"
