@@ -392,7 +392,7 @@ class _Tail:
         """A bell on the folder that has this name now."""
         if self._bell is not None:
             self._bell.close()
-        self._bell = Doorbell([self._folder])
+        self._bell = Doorbell([self._folder], appends_only=True)
 
     def close(self) -> None:
         self._reader.close()

@@ -52,12 +52,12 @@ class Blanks:
         self._resting: deque[tuple[float, str]] = deque()
         self._looks: tuple[object, ...] | None = None  # of a new one; empty: none are made here
 
-    def ready(self) -> None:
-        """Have one at hand. To be called before the lock, since it may take longer than all that is done under it."""
+    def ready(self, count: int = 1) -> None:
+        """Have some at hand. To be called before the lock, since it may take longer than all that is done under it."""
         with self._guard, suppress(OSError):
             if self._pid != os.getpid():  # forked: those are the parent's
                 self._begin()
-            if not self._ready and (path := self._next()) is not None:
+            while len(self._ready) < min(count, MOST) and (path := self._next()) is not None:
                 self._ready.append(path)
 
     def fill(self, path: FilePath, data: bytes) -> Signature:

@@ -23,10 +23,14 @@ class Doorbell:
     `wait` gives the changed names per folder; None as a name means that anything may have changed (an overflow of
     the kernel's queue, a folder that went or came back, or no inotify): look at everything again. One instance a
     process: Linux grants 128.
+
+    Args:
+        appends_only: ring for what is written and renamed, not for what is closed: each commit closes several files.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], *, appends_only: bool = False) -> None:
         self._folders = list(folders)
+        self._appends_only = appends_only
         self._inotify: INotify | None = None
         self._watched: dict[int, Path] = {}
         self._hung: dict[Path, tuple[int, int]] = {}  # which folder it was that stood there
@@ -64,7 +68,8 @@ class Doorbell:
         return changed
 
     def _hang(self, folder: Path) -> None:
-        mask = flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_TO | flags.MOVED_FROM
+        mask = flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO | flags.MOVED_FROM
+        mask |= 0 if self._appends_only else flags.CLOSE_WRITE
         assert self._inotify is not None
         status = os.stat(folder)  # first: one that is exchanged in between is noticed the next time
         self._watched[self._inotify.add_watch(folder, mask | flags.MOVE_SELF)] = folder

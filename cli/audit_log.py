@@ -124,7 +124,7 @@ def _follow(folder: Path, after: int, wanted: Filter, show: Callable[[Event], No
 
     if not folder.is_dir():
         raise WrongUse(f"{folder} does not exist: nothing was logged here yet")
-    reader, bell = LogReader.after(folder, after), Doorbell([folder])
+    reader, bell = LogReader.after(folder, after), Doorbell([folder], appends_only=True)
     try:
         while True:
             for event in reader.read():

@@ -232,7 +232,7 @@ def follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: fl
     from ssot.presence import is_dispatcher_alive
 
     waiting, seen_alive = dict(dispatches), time.monotonic()
-    bell = Doorbell([work.store.audit_folder])
+    bell = Doorbell([work.store.audit_folder], appends_only=True)
     try:
         while waiting:
             work.store.refresh()

@@ -42,9 +42,9 @@ class TaskFiles:
         """Where a version stands aside for the moment of its exchange."""
         return f"{self._known.tasks_folder}/.{task_id}.tmp"
 
-    def prepare(self) -> None:
-        """What `show` needs and need not be done under the lock."""
-        self._blanks.ready()
+    def prepare(self, count: int = 1) -> None:
+        """What `show` needs and need not be done under the lock, for so many files."""
+        self._blanks.ready(count)
 
     def clear_up(self) -> None:
         """Remove what processes that died had prepared."""

@@ -572,7 +572,7 @@ class Store(Known):
     def _make_ready(self, names: Sequence[str]) -> None:
         """Do before the lock what need not be done under it."""
         self._catch_up()
-        self._shown.prepare()
+        self._shown.prepare(max(1, len(names)))
         with self._mutex, self._named():
             for name in names:
                 self._reconciler.needs_a_look(name)

@@ -51,6 +51,14 @@ def drain(blanks: Blanks, shown: Path) -> list[int]:
     return found
 
 
+def test_as_many_are_ready_as_are_asked_for_and_never_too_many(blanks: Blanks, tmp_path: Path) -> None:
+    for asked, ready in ((3, 3), (2, 3), (1000, blank.MOST)):
+        blanks.ready(asked)
+        assert len(list((tmp_path / "blank").iterdir())) == ready
+    blanks.close()
+    assert list((tmp_path / "blank").iterdir()) == []
+
+
 def test_what_was_displaced_is_used_again_with_nothing_of_it_left(blanks: Blanks, shown: Path) -> None:
     path = shown / "T-1.json"
     displace(blanks, path, b"one, which is longer\n")
