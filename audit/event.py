@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -112,10 +112,32 @@ class Event:
     subject: str | None = None
     correlationid: str | None = None
     line: bytes = b""
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
-        return digest_of(self.line)
+        """The digest of its line, which is asked for some five times a commit and made once."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", digest_of(self.line))
+        return self._digest
+
+    def sealed(self) -> Event:
+        """The event with its exact line. Sealing twice changes nothing. Raises ValueError over 64 KiB."""
+        if self.line:
+            return self
+        return Event(
+            self.seq,
+            self.id,
+            self.source,
+            self.type,
+            self.time,
+            self.actor,
+            self.data,
+            self.prev,
+            self.subject,
+            self.correlationid,
+            encode(self),
+        )
 
     @property
     def cursor(self) -> str:

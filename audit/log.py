@@ -9,14 +9,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from audit import files
-from audit.event import GENESIS, Corrupt, Draft, Event, decode, digest_of, encode
+from audit.event import GENESIS, Corrupt, Draft, Event, decode, digest_of
 from audit.files import FileLock, Hold, StorageFailed, SyncFailed
 from audit.handover import Handover
 from audit.stamp import Clock, Stamp
@@ -492,9 +492,17 @@ class Transaction:
         self._reader = reader
         self._turn = turn
         self._hold = hold
-        self._marker = self._found = Marker.load(hold.fd)
+        self._known: Marker | None = None
+        self._found: Marker | None = None
         self.stamp: Stamp = Stamp("", log.clock.new_id)
         self.is_over = False
+
+    @property
+    def _marker(self) -> Marker:
+        """What the last holder left behind; read when it is asked for."""
+        if self._known is None:
+            self._known = self._found = Marker.load(self._hold.fd)
+        return self._known
 
     @property
     def applied(self) -> int:
@@ -504,7 +512,8 @@ class Transaction:
 
     def mark_applied(self) -> None:
         """Every event so far shows in its task file."""
-        self._marker = replace(self._marker, boot=BOOT, applied=self._reader.place.seq)
+        marker = self._marker
+        self._known = Marker(BOOT, marker.inode, marker.synced, self._reader.place.seq)
 
     @property
     def is_alone(self) -> bool:
@@ -514,17 +523,17 @@ class Transaction:
     def be_alone(self, deadline: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until whoever appended before has shown what it appended, or is dead. Raises Busy."""
         self._hold.take(deadline, meanwhile)
-        self._marker = self._found = Marker.load(self._hold.fd)
+        self._known = None
 
     def begin_beside(self, take_in: Callable[[list[Event]], object]) -> None:
         """Catch up with the others, of whom one may still be showing what it appended.
 
-        Raises Unfinished where the log's end has to be mended first, and where nobody knows what the files show.
+        Raises Unfinished where the log's end has to be mended first. What the files show is asked when one is alone.
         """
         if not self._reader.is_at_end():
             take_in(self._reader.read())
-        if not self._reader.is_at_end() or self.applied < 0:
-            raise Unfinished
+            if not self._reader.is_at_end():
+                raise Unfinished
 
     def take_stamp(self) -> None:
         """The moment and the ids of what is decided now; `begin` takes it by itself."""
@@ -595,7 +604,7 @@ class Transaction:
         return self.append([self.place(draft, reader.place)])
 
     def place(self, draft: Draft, after: Place | None = None) -> Event:
-        """Give a draft its place behind `after` (the log's end by default). Its line is sealed by `seal`."""
+        """Give a draft its place behind `after` (the log's end by default). Its line comes with `Event.sealed`."""
         behind = after or self._reader.place
         return Event(
             seq=behind.seq + 1,
@@ -617,7 +626,7 @@ class Transaction:
         `last`: no more is appended in this transaction, so that the next one can decide during the sync.
         Raises StorageFailed (nothing was written), SyncFailed (this process must stop writing).
         """
-        sealed = [seal(event) for event in events]
+        sealed = [event.sealed() for event in events]
         log, reader = self._log, self._reader
         log.check_healthy()
         fd = log.open_active(rotate_at=log.segment_bytes, reader=reader)
@@ -634,27 +643,18 @@ class Transaction:
         return sealed
 
     def _note_synced(self) -> None:
-        self._marker = replace(
-            self._marker if self._marker.boot == BOOT else Marker(),
-            boot=BOOT,
-            inode=self._reader.inode,
-            synced=self._reader.offset,
-        )
+        applied = self._marker.applied if self._marker.boot == BOOT else -1
+        self._known = Marker(BOOT, self._reader.inode, self._reader.offset, applied)
 
     def end(self) -> None:
         """Leave behind what the next one may rely on, and let it go on; once."""
         if self.is_over:
             return
         self.is_over = True
-        if self._hold.is_taken and self._marker is not self._found:
-            self._marker.store(self._hold.fd)
+        if self._hold.is_taken and self._known is not None and self._known is not self._found:
+            self._known.store(self._hold.fd)
         self._hold.give_back()
         self._turn.give_back()
-
-
-def seal(event: Event) -> Event:
-    """The event with its exact line. Sealing twice changes nothing."""
-    return event if event.line else replace(event, line=encode(event))
 
 
 def after(event: Event) -> Place:

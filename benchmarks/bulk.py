@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.event import Draft, Event
-from audit.log import ACTIVE, SEGMENT_BYTES, Place, after, seal
+from audit.log import ACTIVE, SEGMENT_BYTES, Place, after
 from audit.stamp import rfc3339
 from ssot import rules
 from ssot.task import Task, document_bytes, document_digest
@@ -82,7 +82,7 @@ class _Log:
         )
 
     def _append(self, event: Event) -> None:
-        sealed = seal(event)
+        sealed = event.sealed()
         self._place = after(sealed)
         if self._size >= SEGMENT_BYTES:
             self._flush(f"events-{self._first}.jsonl")

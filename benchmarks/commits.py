@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from audit import files
 from audit.log import verify
 from benchmarks import Row, at_least, at_most, bulk, places
 from ssot import intents
@@ -80,8 +81,9 @@ def append_and_replace(folder: Path, number: int, each: int, gate: Barrier, how:
     `how`: ``locked``: one at a time; ``folder``: the folder is synced behind each replace.
     """
     folder.mkdir(exist_ok=True)
-    for turn in range(each):  # as with an approval, there is a file to be replaced
+    for turn in range(each):  # as with an approval, there is a file to be replaced, and the disk has it
         (folder / f"{number}-{turn}").write_bytes(DOCUMENT)
+    files.sync_filesystem(folder)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -14,7 +14,7 @@ import orjson
 
 from audit import files, mac
 from audit import log as audit_log
-from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event, encode
+from audit.event import KINDS, MAX_LINE_BYTES, Corrupt, Draft, Event
 from audit.files import StorageFailed
 from audit.log import AuditLog, Place, Rewound, Transaction, Unfinished
 from audit.stamp import Clock
@@ -30,7 +30,7 @@ from ssot.rules import Policy, Refusal, Refused, Signs
 from ssot.shown import Seen, TaskFiles
 from ssot.task import TASK_ID, Task, document_bytes, document_digest
 from ssot.terms import ProjectsFile, Reading, change_of, terms_for
-from ssot.texts import externalise
+from ssot.texts import MAX_INLINE_BYTES, externalise
 from ssot.vouching import Voucher, needs_a_mark
 
 __all__ = ["Committed", "IdempotencyKey", "IdempotencyMismatch", "Refused", "Store", "StoreSettings", "Wish"]
@@ -680,10 +680,8 @@ class Store(Known):
         return plans
 
     def _plan_one(self, draft: Draft, transaction: Transaction, place: Place, tasks: dict[str, Task]) -> Planned:
-        slim, blobs = externalise(draft.data)
-        data = orjson.loads(orjson.dumps(slim))
-        self._keep(blobs)
-        placed = transaction.place(replace(draft, data=data), place)
+        data = self._slim(draft.data)
+        placed = transaction.place(Draft(draft.type, draft.actor, data, draft.subject, draft.correlationid), place)
         if not KINDS[draft.type].changes_task:
             return Planned(self._sealed(placed))
         task_id = draft.subject
@@ -704,8 +702,7 @@ class Store(Known):
     def _sealed(self, event: Event, task: Task | None = None) -> Event:
         """The event with its line; values that do not fit 64 KiB move into one blob, largest first."""
         with suppress(ValueError):
-            marked = self._marked(event, task)
-            return replace(marked, line=encode(marked))
+            return self._marked(event, task).sealed()
         data = event.data
         sizes = {key: len(orjson.dumps(value)) for key, value in data.items()}
         moved: dict[str, Any] = {}
@@ -719,8 +716,17 @@ class Store(Known):
             self._keep({name.removeprefix("sha256:"): raw})
             kept = {key: value for key, value in data.items() if key not in moved}
             event = replace(event, data={**kept, "blob": name, "in_blob": sorted(moved)})
-        event = self._marked(event, task)
-        return replace(event, line=encode(event))
+        return self._marked(event, task).sealed()
+
+    def _slim(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Plain values as their line will show them, without the long texts, which are kept as blobs."""
+        raw = orjson.dumps(data)
+        if len(raw) > MAX_INLINE_BYTES:  # else none of its texts is
+            slim, blobs = externalise(data)
+            raw = orjson.dumps(slim)
+            self._keep(blobs)
+        slimmed: dict[str, Any] = orjson.loads(raw)
+        return slimmed
 
     def _keep(self, blobs: dict[str, bytes]) -> None:
         """Keep texts before the line that names them. Raises Refused for one that nobody could read back."""

@@ -40,7 +40,7 @@ class Writer:
             place = None
             for _ in range(number):
                 event = transaction.place(Draft("alert", "test", {"text": text}, "T-1"), place)
-                events.append(audit_log.seal(event))
+                events.append(event.sealed())
                 place = audit_log.after(events[-1])
             return transaction.append(events)
 
@@ -272,7 +272,7 @@ def test_verify_says_when_time_goes_back(folder: Path) -> None:
     events, place = [], audit_log.Place()
     for second in (5, 4):
         event = Event(place.seq + 1, f"e-{second}", "s", "alert", rfc3339(START_S + second), "a", {}, place.digest)
-        events.append(audit_log.seal(event))
+        events.append(event.sealed())
         place = audit_log.after(events[-1])
     (folder / "events.jsonl").write_bytes(b"".join(event.line + b"\n" for event in events))
     assert "time goes back at seq 2" in str(verify(folder).problem)
