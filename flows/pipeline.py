@@ -24,7 +24,7 @@ from ssot.intents import Dispatch, EndAttempt, Intent, SendAck, SendResult, Send
 from ssot.rules import echo_difference, forwarded_issues
 from ssot.states import OPEN, Stage, stage_of
 from ssot.store import Refused
-from ssot.task import AckBody, Invalid, Issue, ResultBody, Task, VerdictBody, parse_part
+from ssot.task import AckBody, Invalid, Issue, ResultBody, Task, VerdictBody, parse_checked
 from ssot.terms import terms_for
 
 DISPATCHER: Final = "dispatcher"
@@ -229,7 +229,7 @@ async def _hear_ack_again(work: Work) -> Failure | None:
 
 def _repeats(work: Work, message: Message) -> bool:
     try:
-        body = parse_part(AckBody, message.part())
+        body = parse_checked(AckBody, message.part())
     except Invalid:
         return False
     return body.dispatch_id == work.dispatch.dispatch_id and echo_difference(work.dispatch, body) is None
@@ -307,10 +307,10 @@ async def _judge(work: Work, role: str, heard: Heard) -> None:
 def intent_of(message: Message) -> Intent:
     """What an agent's message asks for. Raises Invalid."""
     if message.type == "ack":
-        return SendAck(parse_part(AckBody, message.part()))
+        return SendAck(parse_checked(AckBody, message.part()))
     if message.type == "result":
-        return SendResult(parse_part(ResultBody, message.part()))
-    return SendVerdict(parse_part(VerdictBody, message.part()))
+        return SendResult(parse_checked(ResultBody, message.part()))
+    return SendVerdict(parse_checked(VerdictBody, message.part()))
 
 
 async def _end(work: Work, failure: Failure) -> None:
@@ -375,8 +375,9 @@ async def take_to_gate(workspace: Workspace, task_id: str, order: Order, steps: 
         UnknownAgent: the order names an agent that there is not.
         Busy, StorageFailed, Corrupt: the attempt stays open, for whoever takes it up next.
     """
-    work = await steps.hand_over(workspace, task_id, order)
-    return work if isinstance(work, Outcome) else await follow(work, steps)
+    with workspace.writer.under_way():
+        work = await steps.hand_over(workspace, task_id, order)
+        return work if isinstance(work, Outcome) else await follow(work, steps)
 
 
 async def follow(work: Work, steps: Steps = BARE) -> Outcome:

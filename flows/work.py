@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import orjson
+
 from audit.event import Draft
 from audit.stamp import rfc3339, seconds_of
 from flows.agents.packets import in_packets
@@ -24,7 +26,7 @@ from ssot.intents import Intent, SendAck, SendHeartbeat, SendResult, SendVerdict
 from ssot.rules import HEARTBEAT_EVENT_S
 from ssot.states import OPEN, Stage, stage_of_attempt
 from ssot.store import Refused
-from ssot.task import Attempt, Dispatch, Result, Task, plain
+from ssot.task import Attempt, Dispatch, Part, Result, Task, plain
 from ssot.texts import internalise
 
 SLICE_S: Final = 1.0
@@ -243,8 +245,8 @@ class Work:
             request_text=task.request_text if task.request_text is not None else load(task.blob or ""),
             correlation_id=task.correlation_id,
             attempt=self.attempt.attempt,
-            dispatch=internalise(plain(self.dispatch), load, named=False),
-            result=internalise(plain(result), load, named=False) if result is not None else None,
+            dispatch=_told(self.dispatch, load),
+            result=_told(result, load) if result is not None else None,
             options=agent.options,
         )
 
@@ -295,6 +297,15 @@ class Work:
                 await asyncio.to_thread(beats.forget_signs, self.workspace.home, self.dispatch.dispatch_id)
         finally:
             self._claim.release()
+
+
+def _told(part: Part, load: Callable[[str], str]) -> Any:
+    """A part as an agent is told it: with its long texts in their places."""
+    values = plain(part)
+    raw = orjson.dumps(values)
+    if b'"blob"' not in raw:
+        return orjson.Fragment(raw)
+    return internalise(values, load, named=False)
 
 
 class _LongText(Exception):

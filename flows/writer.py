@@ -6,22 +6,28 @@ A commit alone costs a lock, a sync and half a millisecond of CPU; in a batch of
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from ssot.intents import Intent
-from ssot.store import Committed, Refused, Store
+from ssot.store import Committed, Store, Wish
 
-_MOST = 64
+MOST: Final = 64
+"""How many commits go together."""
+SIBLINGS: Final = 8
+"""From so many dispatches under way on, a commit waits for company."""
+DELAY_S: Final = 0.02
+"""How long at most. A dispatch makes four commits, and with so many beside it takes a third of a second anyway."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    task_id: str
-    intent: Intent
-    actor: str
+class _Asked:
+    wish: Wish
     answer: Future[Committed] = field(default_factory=Future)
 
 
@@ -31,61 +37,72 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kircerta-writer")
-        self._wishes: deque[_Wish] = deque()
+        self._asked: deque[_Asked] = deque()
         self._guard = threading.Lock()
+        self._all_ask = threading.Condition(self._guard)
         self._is_awake = False
+        self._under_way = 0
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A dispatch is under way, and will have something to commit."""
+        with self._guard:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._under_way -= 1
+                self._tell_if_all_ask()
 
     def commit(self, task_id: str, intent: Intent, actor: str) -> Future[Committed]:
         """Commit a move. The future gives what `Store.commit` gives, or raises what it raises."""
-        wish = _Wish(task_id, intent, actor)
+        asked = _Asked(Wish(task_id, intent, actor))
         with self._guard:
-            self._wishes.append(wish)
+            self._asked.append(asked)
+            self._tell_if_all_ask()
             if not self._is_awake:
                 self._is_awake = True
                 self._thread.submit(self._work)
-        return wish.answer
+        return asked.answer
+
+    def _tell_if_all_ask(self) -> None:
+        if len(self._asked) >= self._under_way:
+            self._all_ask.notify()
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            for actor in dict.fromkeys(wish.actor for wish in batch):
-                self._carry_out([wish for wish in batch if wish.actor == actor])
+            _carry_out(self._store, batch)
 
-    def _next_batch(self) -> list[_Wish]:
+    def _wait_for_company(self) -> None:
+        """Whoever is under way may ask, too, in a moment; when all of them do there is nobody to wait for."""
+        until = time.monotonic() + DELAY_S
+        while self._asked and SIBLINGS <= self._under_way > len(self._asked):
+            if not self._all_ask.wait(until - time.monotonic()):
+                return
+
+    def _next_batch(self) -> list[_Asked]:
         """What waits, but one wish a task: the next one of a task is judged on what this one makes of it."""
         with self._guard:
-            batch: dict[str, _Wish] = {}
-            while self._wishes and len(batch) < _MOST and self._wishes[0].task_id not in batch:
-                wish = self._wishes.popleft()
-                if wish.answer.set_running_or_notify_cancel():
-                    batch[wish.task_id] = wish
+            self._wait_for_company()
+            batch: dict[str, _Asked] = {}
+            while self._asked and len(batch) < MOST and self._asked[0].wish.task_id.casefold() not in batch:
+                asked = self._asked.popleft()
+                if asked.answer.set_running_or_notify_cancel():
+                    batch[asked.wish.task_id.casefold()] = asked
             self._is_awake = bool(batch)
             return list(batch.values())
 
-    def _carry_out(self, wishes: list[_Wish]) -> None:
-        if len(wishes) == 1:
-            self._alone(wishes[0])
-            return
-        try:
-            answers = self._store.commit_many([(one.task_id, one.intent) for one in wishes], actor=wishes[0].actor)
-        except Refused:  # one of them would not fit its file: nothing was done, each on its own then
-            for one in wishes:
-                self._alone(one)
-        except BaseException as error:
-            _fail(wishes, error)
+
+def _carry_out(store: Store, batch: Sequence[_Asked]) -> None:
+    try:
+        answers = store.commit_all([one.wish for one in batch])
+    except BaseException as error:  # of none of them anything was done
+        for one in batch:
+            one.answer.set_exception(error)
+        return
+    for one, answer in zip(batch, answers, strict=True):
+        if isinstance(answer, Committed):
+            one.answer.set_result(answer)
         else:
-            for one, answer in zip(wishes, answers, strict=True):
-                if isinstance(answer, Refused):
-                    one.answer.set_exception(answer)
-                else:
-                    one.answer.set_result(answer)
-
-    def _alone(self, wish: _Wish) -> None:
-        try:
-            wish.answer.set_result(self._store.commit(wish.task_id, wish.intent, actor=wish.actor))
-        except BaseException as error:
-            wish.answer.set_exception(error)
-
-
-def _fail(wishes: Iterable[_Wish], error: BaseException) -> None:
-    for one in wishes:
-        one.answer.set_exception(error)
+            one.answer.set_exception(answer)

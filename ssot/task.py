@@ -425,6 +425,11 @@ def parse_known(raw: bytes) -> Task:
 def parse_part(model: type[P], raw: bytes) -> P:
     """One part from outside, e.g. the body of a request. Raises Invalid."""
     check_json(raw)
+    return parse_checked(model, raw)
+
+
+def parse_checked(model: type[P], raw: bytes) -> P:
+    """One part from JSON that was found strict already. Raises Invalid."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

@@ -43,7 +43,7 @@ class Message:
     raw: bytes
 
     def part(self) -> bytes:
-        """The object without `type`, as JSON: what `ssot.task.parse_part` takes."""
+        """The object without `type`, as JSON, which is strict: what `ssot.task.parse_checked` takes."""
         return orjson.dumps(self.body)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 
 import pytest
 
+from flows import writer
 from flows.workspace import Workspace
 from ssot.intents import Create, Dispatch, Reject
-from ssot.store import Committed, Refused
+from ssot.store import Answer, Committed, Refused, Wish
 from tests.flows.conftest import add_task
 
 
@@ -63,3 +66,55 @@ def test_a_wish_that_was_taken_back_in_time_is_not_carried_out(workspace: Worksp
     assert all_of([first, third]) == ["committed", "committed"]
     with pytest.raises(Refused, match="T-2"):
         workspace.store.task("T-2")
+
+
+def batches_of(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many commits went together, batch by batch, from now on."""
+    sizes: list[int] = []
+    commit_all = workspace.store.commit_all
+
+    def counted(wishes: Sequence[Wish], timeout: float | None = None) -> list[Answer]:
+        sizes.append(len(wishes))
+        return commit_all(wishes, timeout)
+
+    monkeypatch.setattr(workspace.store, "commit_all", counted)
+    return sizes
+
+
+def test_a_commit_waits_for_the_others_that_are_under_way(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    sizes = batches_of(workspace, monkeypatch)
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS):
+            stack.enter_context(workspace.writer.under_way())
+        answers = [workspace.writer.commit(f"T-{n}", Create("x"), f"actor-{n}") for n in range(writer.SIBLINGS)]
+        assert all_of(answers) == ["committed"] * writer.SIBLINGS
+    assert sizes == [writer.SIBLINGS]
+
+
+def test_a_commit_waits_no_longer_when_the_others_have_gone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS):
+            stack.enter_context(workspace.writer.under_way())
+        answer = workspace.writer.commit("T-1", Create("x"), "alice")
+        assert not answer.done()
+    assert all_of([answer]) == ["committed"]
+
+
+def test_a_commit_waits_for_a_moment_only_and_for_few_not_at_all(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS):
+            stack.enter_context(workspace.writer.under_way())
+        assert all_of([workspace.writer.commit("T-1", Create("x"), "alice")]) == ["committed"]
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS - 1):
+            stack.enter_context(workspace.writer.under_way())
+        assert all_of([workspace.writer.commit("T-2", Create("x"), "alice")]) == ["committed"]
