@@ -8,6 +8,7 @@ so. Only how far the log was followed stands in a private file.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -385,6 +386,7 @@ def _run_loop(workspace: Workspace, over: threading.Event, failed: list[BaseExce
 async def _follow(workspace: Workspace, over: threading.Event) -> None:
     if workspace.settings.prefect_api_url is not None:
         await asyncio.to_thread(__import__, "flows.dispatch")  # two seconds of imports, before the first decision
+    gc.freeze()  # what was loaded stays: the collector need not go through all of Prefect again and again
     stop = asyncio.Event()
     dispatcher = Dispatcher(workspace, workspace.settings.prefect_api_url)
     following = asyncio.create_task(dispatcher.run(stop))

@@ -271,10 +271,14 @@ class Store(Recorder):
         except Refused as refused:
             return refused
 
-    def commit_many(self, intents: Sequence[tuple[str, Intent]], *, actor: str) -> list[Answer]:
+    def commit_many(self, intents: Sequence[tuple[str, Intent]], *, actor: str) -> list[Committed | Refused]:
         """Any number of intents of one actor, in order: as many at once as are about different tasks."""
-        groups = _of_different_tasks([Wish(task_id, intent, actor) for task_id, intent in intents])
-        return [answer for group in groups for answer in self.commit_all(group)]
+        answers: list[Committed | Refused] = []
+        for group in _of_different_tasks([Wish(task_id, intent, actor) for task_id, intent in intents]):
+            for answer in self.commit_all(group):
+                assert not isinstance(answer, IdempotencyMismatch)  # none of them has a key
+                answers.append(answer)
+        return answers
 
     def _ruling(
         self, task_id: str, intent: Intent, actor: str, transaction: Transaction, on_behalf_of: str | None = None
