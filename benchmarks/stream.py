@@ -97,10 +97,10 @@ def append_to_arrival(*, rate: float, seconds: float) -> list[Row]:
     seen = sorted(runs, key=lambda one: one.p99_ms)[1]
     few = "" if seen.count >= 10_000 else " (few for a p99)"
     return [
-        within(f"append to bytes from another process, p99 of {seen.count:,}{few}", seen.p99_ms, "ms", 20),
-        for_information("append to bytes from another process, median", seen.p50_ms, "ms"),
+        within(f"append returned to bytes, another process, p99 of {seen.count:,}{few}", seen.p99_ms, "ms", 20),
+        for_information("append returned to bytes, another process, median (negative: before)", seen.p50_ms, "ms"),
         for_information(
-            "append to bytes from another process, p99 of the worst run", max(one.p99_ms for one in runs), "ms"
+            "append returned to bytes, another process, p99 of the worst run", max(one.p99_ms for one in runs), "ms"
         ),
     ]
 
