@@ -13,6 +13,7 @@ from api.answers import Tagged
 from api.desk import Desk, Detail, Details, not_found, task_id_of
 from api.head import head_of
 from api.openapi import Operation
+from audit import kept_json
 from ssot.store import Store
 from ssot.task import Task, document_digest, parse_known, plain
 from ssot.trace import Trace, trace
@@ -47,7 +48,7 @@ def _traced_now(store: Store, task_id: str) -> Detail:
     if document is None:
         raise not_found(task_id)
     found = trace(parse_known(document), store.blobs.text)
-    return Detail(document_digest(document), Tagged(orjson.dumps(plain(found))))
+    return Detail(document_digest(document), Tagged(kept_json.dumps(plain(found))))
 
 
 def operations(desk: Desk) -> list[Operation]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from audit import files
+from audit import files, kept_json
 from audit import log as audit_log
 from audit.event import KINDS, Corrupt, Event
 from audit.files import NotRegular, Signature
@@ -413,7 +413,7 @@ class Known:
         if b'"blob"' in document:
             body = internalise(body, self.blobs.text)
         body["review_digest"] = review_digest(task or parse_known(document)) if _has_verdict(body) else None
-        return orjson.dumps(body)
+        return kept_json.dumps(body)
 
     def page(self, query: Query) -> bytes:
         """One page of the list, as JSON bytes."""

@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from audit import kept_json
 from ssot import strict_json
 from ssot.observed import Observed
 from ssot.part import PRINCIPAL as PRINCIPAL
@@ -366,7 +367,7 @@ class Task(Texted):
 
 def document_bytes(task: Task) -> bytes:
     """The task's one byte form: UTF-8 JSON, pretty-printed, keys in schema order, newline at the end."""
-    return orjson.dumps(plain(task), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return kept_json.dumps(plain(task), orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def plain(part: BaseModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 import orjson
 from sortedcontainers import SortedList
 
+from audit import kept_json
 from audit.event import Event
 from audit.files import Signature
 from audit.stamp import seconds_of
@@ -108,7 +109,7 @@ def order_key(created_at: str) -> str:
 def summary_bytes(task: Task, stage: Stage) -> bytes:
     """One row of the list."""
     current = task.current
-    return orjson.dumps(
+    return kept_json.dumps(
         {
             "task_id": task.task_id,
             "title": task.title,
