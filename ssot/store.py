@@ -241,26 +241,34 @@ class Store(Recorder):
     def _record_judged(
         self, judged: Sequence[_Judged], transaction: Transaction, untouchable: frozenset[str]
     ) -> Mapping[str, Sequence[Event] | Refused]:
-        """Record all of them at once; where one would grow too large, one by one. Gives what came of each task."""
+        """Record all of them at once; of those that would grow too large, that they were refused.
+
+        Gives what came of each task.
+        """
         drafts = [draft for one in judged for draft in one.drafts]
+        refused: dict[str, Refused] = {}
         try:
             events = self._record(drafts, transaction, hold_back=untouchable, last=True)
         except Refused:  # nothing was written yet
-            return {one.wish.task_id: self._record_one(one, transaction, untouchable) for one in judged}
-        told: dict[str, list[Event]] = {one.wish.task_id: [] for one in judged}
+            refused = {one.wish.task_id: no for one in judged if (no := self._too_large(one, transaction)) is not None}
+            drafts = [draft for one in judged for draft in self._fitting(one, refused)]
+            events = self._record(drafts, transaction, hold_back=untouchable, last=True)
+        came: dict[str, list[Event]] = {one.wish.task_id: [] for one in judged}
         for event in events:
-            if event.subject in told:
-                told[event.subject].append(event)
-        return told
+            if event.subject in came:
+                came[event.subject].append(event)
+        return {**came, **refused}
 
-    def _record_one(
-        self, one: _Judged, transaction: Transaction, untouchable: frozenset[str]
-    ) -> Sequence[Event] | Refused:
+    def _too_large(self, one: _Judged, transaction: Transaction) -> Refused | None:
         try:
-            return self._record(one.drafts, transaction, hold_back=untouchable)
-        except Refused as refused:  # it would grow too large
-            self._record([self._move_refused(one.wish, refused)], transaction)
+            self._plan(one.drafts, transaction)
+        except Refused as refused:
             return refused
+        return None
+
+    def _fitting(self, one: _Judged, refused: Mapping[str, Refused]) -> Sequence[Draft]:
+        no = refused.get(one.wish.task_id)
+        return one.drafts if no is None else [self._move_refused(one.wish, no)]
 
     def _answered(self, one: _Judged, told: Mapping[str, Sequence[Event] | Refused]) -> Answer:
         events = told[one.wish.task_id]

@@ -25,6 +25,10 @@ def approval(name: str, **more: IdempotencyKey) -> Wish:
     return Wish(name, intents.Approve("fine"), PERSON, **more)
 
 
+def too_large(name: str) -> Wish:
+    return Wish(name, create(metadata={str(number): "x" * 20_000 for number in range(450)}), PERSON)
+
+
 def types(home: Path, name: str) -> list[str]:
     return [event.type for event in read_events(home / "audit") if event.subject == name]
 
@@ -84,11 +88,46 @@ def test_keys_are_remembered_and_repeated(tmp_path: Path) -> None:
 def test_one_that_would_grow_too_large_is_refused_alone(tmp_path: Path) -> None:
     store = at_the_gate(tmp_path, "T-2")
     walk_to(store, "T-1", "new")
-    metadata = {str(number): "x" * 20_000 for number in range(450)}
-    answers = store.commit_all([Wish("T-3", create(metadata=metadata), PERSON), approval("T-2")])
+    answers = store.commit_all([too_large("T-3"), approval("T-2")])
     assert [one.code if isinstance(one, Refused) else one.task.status for one in answers] == ["too_large", "approved"]  # type: ignore[union-attr]
     assert types(tmp_path, "T-3") == ["move_refused"]
     assert replay.check(tmp_path).ok
+
+
+def test_beside_one_that_would_grow_too_large_the_others_still_share_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, syncs, sync = at_the_gate(tmp_path, "T-1", "T-2"), list[int](), files.sync_data
+
+    def count(fd: int) -> None:
+        syncs.append(fd)
+        sync(fd)
+
+    monkeypatch.setattr(files, "sync_data", count)
+    answers = store.commit_all([approval("T-1"), too_large("T-3"), approval("T-2"), too_large("T-4")])
+    told = [[event.type for event in one.events] if isinstance(one, Committed) else str(one)[:3] for one in answers]
+    assert told == [["task_approved"], "T-3", ["task_approved"], "T-4"]
+    assert types(tmp_path, "T-3") == types(tmp_path, "T-4") == ["move_refused"]
+    assert len(syncs) == 1
+    assert replay.check(tmp_path).ok
+
+
+def test_where_the_disk_fails_nothing_was_done_of_any_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, append = at_the_gate(tmp_path, "T-1", "T-2"), files.append
+    before, writes = store.last_seq(), list[bytes]()
+
+    def fail_later(fd: int, data: bytes, end: int) -> None:
+        writes.append(data)
+        if len(writes) > 1:
+            raise files.StorageFailed("no space left")
+        append(fd, data, end)
+
+    monkeypatch.setattr(files, "append", fail_later)
+    wishes = [approval("T-1"), too_large("T-3"), approval("T-2")]
+    assert len(store.commit_all(wishes)) == 3, "all of it is one write"
+    with pytest.raises(files.StorageFailed):
+        store.commit_all([approval("T-1"), too_large("T-4")])
+    assert [event.seq for event in read_events(tmp_path / "audit")][-1] == before + 3
 
 
 def test_an_edit_by_hand_is_taken_over_first(tmp_path: Path) -> None:
