@@ -67,8 +67,12 @@ class Writer:
         return asked.answer
 
     def _tell_if_all_ask(self) -> None:
-        if len(self._asked) >= self._under_way:
+        if self._all_have_asked():
             self._all_ask.notify()
+
+    def _all_have_asked(self) -> bool:
+        """Whether nobody is left to wait for: no more come than are under way, and no more than that go together."""
+        return len(self._asked) >= min(self._under_way, MOST)
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -77,7 +81,7 @@ class Writer:
     def _wait_for_company(self) -> None:
         """Whoever is under way may ask, too, in a moment; when all of them do there is nobody to wait for."""
         until = time.monotonic() + DELAY_S
-        while self._asked and SIBLINGS <= self._under_way > len(self._asked):
+        while self._asked and self._under_way >= SIBLINGS and not self._all_have_asked():
             if not self._all_ask.wait(until - time.monotonic()):
                 return
 

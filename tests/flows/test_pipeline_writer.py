@@ -118,3 +118,55 @@ def test_a_commit_waits_for_a_moment_only_and_for_few_not_at_all(
         for _ in range(writer.SIBLINGS - 1):
             stack.enter_context(workspace.writer.under_way())
         assert all_of([workspace.writer.commit("T-2", Create("x"), "alice")]) == ["committed"]
+
+
+def test_a_commit_waits_for_no_more_than_go_together(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    with ExitStack() as stack:
+        for _ in range(writer.MOST + 1):
+            stack.enter_context(workspace.writer.under_way())
+        answers = [workspace.writer.commit(f"T-{n}", Create("x"), "alice") for n in range(writer.MOST)]
+        assert all_of(answers) == ["committed"] * writer.MOST
+
+
+def test_who_takes_back_its_wish_while_it_waits_for_company_gets_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS):
+            stack.enter_context(workspace.writer.under_way())
+        taken_back, other = (workspace.writer.commit(name, Create("x"), "alice") for name in ("T-1", "T-2"))
+        assert taken_back.cancel()
+    assert all_of([other]) == ["committed"]
+    assert workspace.store.task_or_none("T-1") is None
+    assert all_of([workspace.writer.commit("T-1", Create("x"), "alice")]) == ["committed"], "and the next one does"
+
+
+def test_ids_that_differ_in_case_only_do_not_go_together(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    sizes = batches_of(workspace, monkeypatch)
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS):
+            stack.enter_context(workspace.writer.under_way())
+        answers = [workspace.writer.commit(name, Create("x"), "alice") for name in ("T-1", "T-2", "t-1", "T-3")]
+    assert all_of(answers) == ["committed", "committed", "exists", "committed"]
+    assert sizes == [2, 2]
+
+
+def test_whatever_stops_a_batch_is_told_to_each_and_the_next_one_goes_on(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_all = workspace.store.commit_all
+
+    def stopped(wishes: Sequence[Wish], timeout: float | None = None) -> list[Answer]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workspace.store, "commit_all", stopped)
+    with ExitStack() as stack:
+        for _ in range(writer.SIBLINGS):
+            stack.enter_context(workspace.writer.under_way())
+        answers = [workspace.writer.commit(name, Create("x"), "alice") for name in ("T-1", "T-2")]
+        assert [type(one.exception(timeout=10)) for one in answers] == [KeyboardInterrupt] * 2
+    monkeypatch.setattr(workspace.store, "commit_all", commit_all)
+    assert all_of([workspace.writer.commit("T-1", Create("x"), "alice")]) == ["committed"]
