@@ -452,7 +452,7 @@ class Marker:
 
     @classmethod
     def load(cls, fd: int) -> Marker:
-        data = os.pread(fd, 4096, 0)
+        data = os.pread(fd, _MARKER_BYTES, 0)  # as much as `store` writes: what stands behind it is nobody's
         body, _, checksum = data.rstrip().rpartition(b" ")
         if not body or checksum != b"%08x" % zlib.crc32(body):
             return cls()

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import threading
+import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +16,19 @@ import pytest
 from audit import log as audit_log
 from audit.event import GENESIS, MAX_LINE_BYTES, Corrupt, Draft, Event, decode, digest_of, encode
 from audit.files import StorageFailed
-from audit.log import AuditLog, LogReader, Rewound, event_at, events_of, last_event, read_events, segments, verify
+from audit.log import (
+    AuditLog,
+    LogReader,
+    Marker,
+    Rewound,
+    Unfinished,
+    event_at,
+    events_of,
+    last_event,
+    read_events,
+    segments,
+    verify,
+)
 from audit.stamp import Clock, rfc3339
 from tests.builders import START_S, Ticks
 
@@ -114,6 +128,15 @@ def test_decode_refuses_what_is_no_event() -> None:
             decode(line)
 
 
+def test_a_sealed_event_is_the_same_event_with_its_line() -> None:
+    event = Event(7, "e-7", "s", "alert", rfc3339(START_S), "a", {"text": "x"}, GENESIS, "T-1", "c-1")
+    assert event.digest != event.sealed().digest == digest_of(encode(event))
+    assert event.sealed() == replace(event, line=encode(event)) == decode(encode(event))
+    assert event.sealed().sealed().line == encode(event)
+    changed = replace(event.sealed(), data={"text": "y"}, line=b"")
+    assert changed.sealed().digest == digest_of(encode(changed)), "a digest goes with the line that it is of"
+
+
 def test_an_event_survives_its_line() -> None:
     event = Event(7, "e-1", "kircerta/test", "alert", rfc3339(START_S), "alice", {"a": [1]}, GENESIS, "T-1", "c-1")
     line = encode(event)
@@ -201,6 +224,55 @@ def test_a_complete_line_that_nobody_synced_is_synced_by_the_next_holder(folder:
             transaction.begin(survivor.seen.extend)
     assert reader.synced == 1
     reader.close()
+
+
+def leave(folder: Path, marker: Marker) -> None:
+    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    marker.store(fd)
+    os.close(fd)
+
+
+def test_what_was_left_behind_before_the_last_boot_counts_no_more(folder: Path) -> None:
+    writer = Writer(folder)
+    writer.write()
+    leave(folder, Marker("another-boot", writer.reader.inode, writer.reader.offset, applied=1))
+    writer.reader.close()
+    writer.reader = reader = SyncCounting(folder)
+    for _ in range(2):
+        with writer.log.transact(reader) as transaction:
+            transaction.begin(writer.seen.extend)
+            assert transaction.applied == -1, "nobody knows what the files show"
+    assert reader.synced == 1
+    reader.close()
+
+
+def test_what_the_last_holder_left_behind_is_read_again_once_it_is_gone(folder: Path) -> None:
+    writer = Writer(folder)
+    writer.write()
+    with writer.log.transact(writer.reader, alone=False) as transaction:
+        transaction.begin_beside(writer.seen.extend)
+        assert transaction.applied == 0
+        with pytest.raises(Unfinished):
+            transaction.check_finished()
+        leave(folder, Marker(audit_log.BOOT, writer.reader.inode, writer.reader.offset, applied=1))
+        transaction.be_alone(time.monotonic() + 5)
+        transaction.check_finished()
+        assert transaction.applied == 1
+    writer.reader.close()
+
+
+@pytest.mark.parametrize("left", [b"", b"\xff\x00 1 2 3\n" * 20, b"0 0 0 0 00000000\n", b"\0" * 128])
+def test_what_is_no_word_of_a_holder_says_nothing(folder: Path, left: bytes) -> None:
+    writer = Writer(folder)
+    writer.write()
+    (folder / ".lock").write_bytes(left)
+    with writer.log.transact(writer.reader) as transaction:
+        transaction.begin(writer.seen.extend)
+        assert transaction.applied == -1
+        transaction.mark_applied()
+    with writer.log.transact(writer.reader) as transaction:
+        assert transaction.applied == 1
+    writer.reader.close()
 
 
 # ------------------------------------------------------------------------------- segments that are not there
