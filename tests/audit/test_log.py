@@ -7,9 +7,11 @@ import os
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -258,6 +260,31 @@ def test_what_the_last_holder_left_behind_is_read_again_once_it_is_gone(folder: 
         transaction.be_alone(time.monotonic() + 5)
         transaction.check_finished()
         assert transaction.applied == 1
+    writer.reader.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_finished"),
+    [({}, True), ({"applied": 0}, False), ({"synced": 1}, False), ({"inode": 1}, False), ({"boot": "other"}, False)],
+)
+def test_all_is_finished_where_it_is_durable_and_shown(
+    folder: Path, changes: dict[str, Any], is_finished: bool
+) -> None:
+    writer = Writer(folder)
+    writer.write()
+    leave(folder, replace(Marker(audit_log.BOOT, writer.reader.inode, writer.reader.offset, applied=1), **changes))
+    with writer.log.transact(writer.reader) as transaction, nullcontext() if is_finished else pytest.raises(Unfinished):
+        transaction.check_finished()
+    writer.reader.close()
+
+
+def test_behind_a_torn_tail_nobody_begins_beside_another(folder: Path) -> None:
+    writer = Writer(folder)
+    writer.write()
+    with (folder / "events.jsonl").open("ab") as log:
+        log.write(b'{"torn":')
+    with writer.log.transact(writer.reader, alone=False) as transaction, pytest.raises(Unfinished):
+        transaction.begin_beside(writer.seen.extend)
     writer.reader.close()
 
 

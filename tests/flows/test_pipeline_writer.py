@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from flows import writer
+from flows.outcome import Outcome
+from flows.pipeline import Order, take_to_gate
 from flows.workspace import Workspace
 from ssot.intents import Create, Dispatch, Reject
 from ssot.store import Answer, Committed, Refused, Wish
@@ -170,3 +173,20 @@ def test_whatever_stops_a_batch_is_told_to_each_and_the_next_one_goes_on(
         assert [type(one.exception(timeout=10)) for one in answers] == [KeyboardInterrupt] * 2
     monkeypatch.setattr(workspace.store, "commit_all", commit_all)
     assert all_of([workspace.writer.commit("T-1", Create("x"), "alice")]) == ["committed"]
+
+
+def test_dispatches_that_are_under_way_at_once_commit_together(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_task(workspace, "T-1")
+    add_task(workspace, "T-2")
+    monkeypatch.setattr(writer, "SIBLINGS", 2)
+    monkeypatch.setattr(writer, "DELAY_S", 60.0)
+    sizes = batches_of(workspace, monkeypatch)
+
+    async def both() -> list[Outcome]:
+        return await asyncio.gather(*(take_to_gate(workspace, name, Order()) for name in ("T-1", "T-2")))
+
+    assert [outcome.name for outcome in asyncio.run(both())] == ["NeedsReview"] * 2
+    assert sizes[0] == 2
+    assert all_of([workspace.writer.commit("T-3", Create("x"), "alice")]) == ["committed"], "and nobody is any more"

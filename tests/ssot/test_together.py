@@ -33,14 +33,22 @@ def types(home: Path, name: str) -> list[str]:
     return [event.type for event in read_events(home / "audit") if event.subject == name]
 
 
-def test_they_share_one_sync_and_each_gets_its_own_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, syncs, sync = at_the_gate(tmp_path, "T-1", "T-2", "T-3"), list[int](), files.sync_data
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The syncs of the log, to be cleared once a test's world stands."""
+    seen, sync = list[int](), files.sync_data
 
-    def count(fd: int) -> None:
-        syncs.append(fd)
+    def note(fd: int) -> None:
+        seen.append(fd)
         sync(fd)
 
-    monkeypatch.setattr(files, "sync_data", count)
+    monkeypatch.setattr(files, "sync_data", note)
+    return seen
+
+
+def test_they_share_one_sync_and_each_gets_its_own_answer(tmp_path: Path, syncs: list[int]) -> None:
+    store = at_the_gate(tmp_path, "T-1", "T-2", "T-3")
+    syncs.clear()
     answers = store.commit_all([approval("T-1"), Wish("T-2", intents.Reject("no"), "bob"), approval("T-3")])
     assert len(syncs) == 1
     assert [one.task.status for one in answers if isinstance(one, Committed)] == ["approved", "rejected", "approved"]
@@ -94,16 +102,9 @@ def test_one_that_would_grow_too_large_is_refused_alone(tmp_path: Path) -> None:
     assert replay.check(tmp_path).ok
 
 
-def test_beside_one_that_would_grow_too_large_the_others_still_share_one_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, syncs, sync = at_the_gate(tmp_path, "T-1", "T-2"), list[int](), files.sync_data
-
-    def count(fd: int) -> None:
-        syncs.append(fd)
-        sync(fd)
-
-    monkeypatch.setattr(files, "sync_data", count)
+def test_beside_one_that_would_grow_too_large_the_others_still_share_one_sync(tmp_path: Path, syncs: list[int]) -> None:
+    store = at_the_gate(tmp_path, "T-1", "T-2")
+    syncs.clear()
     answers = store.commit_all([approval("T-1"), too_large("T-3"), approval("T-2"), too_large("T-4")])
     told = [[event.type for event in one.events] if isinstance(one, Committed) else str(one)[:3] for one in answers]
     assert told == [["task_approved"], "T-3", ["task_approved"], "T-4"]
@@ -143,3 +144,21 @@ def test_two_about_one_task_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="about one task"):
         store.commit_all([approval("T-1"), approval("t-1")])
     assert store.task("T-1").status == "needs_review"
+
+
+def test_any_number_go_together_in_groups_and_are_answered_in_order(tmp_path: Path, syncs: list[int]) -> None:
+    store, names = a_store(tmp_path), [f"T-{number}" for number in range(401)]
+    syncs.clear()
+    answers = store.commit_many([(name, create()) for name in names], actor=PERSON)
+    assert [one.task.task_id for one in answers if isinstance(one, Committed)] == names
+    assert len(syncs) == 3, "200 and 200 and one"
+    assert store.commit_many([], actor=PERSON) == []
+
+
+@pytest.mark.parametrize("names", [("T-1", "T-1"), ("T-1", "t-1"), ("t-1", "T-1")])
+def test_the_first_one_about_a_task_stands_before_the_second_is_judged(tmp_path: Path, names: tuple[str, str]) -> None:
+    first, second = names
+    wishes = [("A", create()), (first, create()), (second, create()), (first, intents.Reject("no")), ("B", create())]
+    answers = a_store(tmp_path).commit_many(wishes, actor=PERSON)
+    told = [one.code if isinstance(one, Refused) else (one.task.task_id, one.task.status) for one in answers]
+    assert told == [("A", "pending"), (first, "pending"), "exists", (first, "rejected"), ("B", "pending")]
