@@ -245,8 +245,8 @@ class Work:
             request_text=task.request_text if task.request_text is not None else load(task.blob or ""),
             correlation_id=task.correlation_id,
             attempt=self.attempt.attempt,
-            dispatch=_told(self.dispatch, load),
-            result=_told(result, load) if result is not None else None,
+            dispatch=told(self.dispatch, load),
+            result=told(result, load) if result is not None else None,
             options=agent.options,
         )
 
@@ -299,8 +299,8 @@ class Work:
             self._claim.release()
 
 
-def _told(part: Part, load: Callable[[str], str]) -> Any:
-    """A part as an agent is told it: with its long texts in their places."""
+def told(part: Part, load: Callable[[str], str]) -> Any:
+    """A part as JSON tells it to an agent, with its long texts in their places. `load` gives the text of a digest."""
     values = plain(part)
     raw = orjson.dumps(values)
     if b'"blob"' not in raw:

@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
 import pytest
 
+from flows import work
 from flows.agents import fake
 from flows.agents.registry import UnknownAgent
 from flows.here import run_here
@@ -23,7 +25,7 @@ from ssot.claims import is_claimed, try_claim
 from ssot.intents import Approve, Create, Dispatch, EndAttempt, Reject, SendAck
 from ssot.states import stage_of
 from ssot.store import Refused
-from ssot.task import AckBody, Criterion, Echo
+from ssot.task import AckBody, Criterion, Echo, plain
 from tests.flows.conftest import CRITERIA, Made, add_task, settings_for, told
 
 HAPPY = ["task_created", "task_dispatched", "ack_received", "result_received", "verdict_received"]
@@ -100,6 +102,18 @@ def test_a_criterion_that_is_kept_outside_the_document_is_told_whole_and_repeate
     workspace.store.commit("T-1", run_again, actor="alice")
     assert run(workspace, again(workspace.store.task("T-1"))).name == "NeedsReview"
     assert len(list(workspace.store.blobs.folder.iterdir())) >= 1
+
+
+@pytest.mark.parametrize("text", ["short", 'it says "blob": null', "long, in other words. " * 2000])
+def test_an_agent_is_told_each_text_in_its_place(workspace: Workspace, text: str) -> None:
+    criteria = (Criterion(id="AC-1", text=text), Criterion(id="AC-2", text="it is fast"))
+    workspace.store.commit("T-1", Create("x", acceptance_criteria=criteria), actor="alice")
+    task = workspace.store.commit("T-1", Dispatch("d-1"), actor="dispatcher").task
+    assert task.current is not None
+    assert task.current.dispatch is not None
+    told = orjson.loads(orjson.dumps(work.told(task.current.dispatch, workspace.store.blobs.text)))
+    assert told["acceptance_criteria"] == [{"id": "AC-1", "text": text}, {"id": "AC-2", "text": "it is fast"}]
+    assert list(told) == list(plain(task.current.dispatch))
 
 
 def test_a_refused_result_says_why_in_the_log_and_in_the_outcome(workspace: Workspace) -> None:
