@@ -506,3 +506,13 @@ def test_minimal_files_are_listed_by_their_time(tmp_path: Path) -> None:
     drop(tmp_path, "T-2", minimal("T-2", created_at="2025-01-01T00:00:00.1Z"))
     drop(tmp_path, "T-1", minimal("T-1", created_at="2025-01-01T00:00:00.25Z"))
     assert ids(a_store(tmp_path).page(Query())) == ["T-2", "T-1"]
+
+
+@pytest.mark.parametrize(("text", "is_kept_apart"), [("é" * 16_384, False), ("é" * 16_384 + "!", True)])
+def test_a_text_over_32_kib_lies_in_a_file_of_its_own(tmp_path: Path, text: str, is_kept_apart: bool) -> None:
+    store = a_store(tmp_path)
+    done = walk_to(store, "T-1", "needs_review").reject(reason=text)
+    told = done.events[0].data["decision"]
+    assert (told["reason"] is None, "blob" in told) == (is_kept_apart, is_kept_apart)
+    assert len(list(store.blobs.folder.iterdir())) == is_kept_apart
+    assert json.loads(store.detail("T-1") or b"")["attempts"][0]["decision"]["reason"] == text
