@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -175,18 +176,22 @@ def test_whatever_stops_a_batch_is_told_to_each_and_the_next_one_goes_on(
     assert all_of([workspace.writer.commit("T-1", Create("x"), "alice")]) == ["committed"]
 
 
-def test_dispatches_that_are_under_way_at_once_commit_together(
+def test_a_dispatch_counts_as_under_way_from_its_beginning_to_its_end(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_task(workspace, "T-1")
-    add_task(workspace, "T-2")
+    add_task(workspace)
     monkeypatch.setattr(writer, "SIBLINGS", 2)
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
-    sizes = batches_of(workspace, monkeypatch)
-
-    async def both() -> list[Outcome]:
-        return await asyncio.gather(*(take_to_gate(workspace, name, Order()) for name in ("T-1", "T-2")))
-
-    assert [outcome.name for outcome in asyncio.run(both())] == ["NeedsReview"] * 2
-    assert sizes[0] == 2
-    assert all_of([workspace.writer.commit("T-3", Create("x"), "alice")]) == ["committed"], "and nobody is any more"
+    sizes, outcomes = batches_of(workspace, monkeypatch), list[Outcome]()
+    dispatch = threading.Thread(target=lambda: outcomes.append(asyncio.run(take_to_gate(workspace, "T-1", Order()))))
+    with workspace.writer.under_way():
+        dispatch.start()
+        while not workspace.writer._asked and not sizes:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert all_of([workspace.writer.commit("T-2", Create("x"), "alice")]) == ["committed"]
+        assert sizes[0] == 2, "it waited for us"
+    dispatch.join(30)
+    assert [outcome.name for outcome in outcomes] == ["NeedsReview"]
+    with workspace.writer.under_way():
+        assert all_of([workspace.writer.commit("T-3", Create("x"), "alice")]) == ["committed"], "it has gone"
