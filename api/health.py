@@ -23,6 +23,7 @@ from api.metrics import Metrics
 from api.problems import Problem
 from audit.event import Corrupt
 from audit.files import StorageFailed
+from ssot.alarms import Raised
 from ssot.store import Store
 from ssot.watch import Watcher
 
@@ -100,6 +101,8 @@ class Readiness:
     loop_lag_ms: float
     prefect: str
     alarms: tuple[str, ...]
+    raised: tuple[Raised, ...]
+    """Since when each of the alarms stands, and why."""
 
 
 class HealthRoutes:
@@ -139,6 +142,7 @@ class HealthRoutes:
 
     def _readiness(self, store: Store, log: str) -> Readiness:
         free = _free_bytes(store)
+        alarms = store.view.alarms
         watcher = (self._watcher.problem if self._watcher else None) or "ok"
         writable = os.access(store.audit_folder, os.W_OK) and os.access(store.tasks_folder, os.W_OK)
         disk = "read-only" if not writable else "low" if free < LEAST_FREE_BYTES else "ok"
@@ -153,7 +157,8 @@ class HealthRoutes:
             open_attempts=len(store.open_attempts()),
             loop_lag_ms=round(self._lag.worst_s * 1000, 3),
             prefect=self._prefect.state,
-            alarms=tuple(sorted(store.view.alarms)),
+            alarms=tuple(sorted(alarms)),
+            raised=tuple(alarms[name] for name in sorted(alarms)),
         )
 
     async def metrics(self, request: Request) -> Response:

@@ -1,28 +1,31 @@
-// What was raised and not cleared: a quiet line above every view.
+// What was raised and not cleared: a quiet line above every view, until a person puts it away in this browser.
 
-import { events, readiness } from "./ask.js";
-import { clear, h, said, tick, when } from "./dom.js";
+import { readiness } from "./ask.js";
+import { clear, h, said, tick, toast, when } from "./dom.js";
 
-const BACK_MS = 24 * 3600 * 1000; // of alarms that were raised longer ago only the name is shown
 const SHOWN = 3;
+const KEPT_AS = "kircerta-alarms-put-away";
 
 export class Alarms {
   constructor(place) {
     this.place = place;
     this.raised = new Map(); // name -> the event that raised it
     this._seen = new Map(); // name -> seq of the newest event about it
+    this._putAway = recall(); // name -> the moment at which what was put away had been raised
     setInterval(() => tick(place), 5_000);
+    addEventListener("storage", (event) => {
+      if (event.key !== KEPT_AS) return;
+      this._putAway = recall();
+      this._draw();
+    });
   }
 
-  /** Alarms from before this page was opened: the server knows their names, the log why they were raised. */
+  /** Alarms from before this page was opened. */
   async read() {
     try {
-      const { alarms = [], last_seq: seq } = await readiness();
-      for (const alarm of alarms) this._take({ seq: 0, data: { alarm, state: "raised" } });
-      this._draw();
-      const since = new Date(Date.now() - BACK_MS).toISOString();
-      if (alarms.length) for await (const event of events({ type: "alert", since }, 20)) this._take(event);
-      for (const alarm of this.raised.keys()) if (!alarms.includes(alarm) && this._seen.get(alarm) <= seq) this.raised.delete(alarm);
+      const { alarms, raised, last_seq: last } = await readiness();
+      for (const { alarm, seq, time, reason } of raised) this._take({ seq, time, data: { alarm, reason, state: "raised" } });
+      for (const alarm of this.raised.keys()) if (!alarms.includes(alarm) && this._seen.get(alarm) <= last) this.raised.delete(alarm);
     } catch {
       // Those that come from now on are shown all the same.
     }
@@ -52,8 +55,19 @@ export class Alarms {
     return true;
   }
 
+  _putAwayNow({ time, data }) {
+    const standing = [...this._putAway].filter(([name]) => this.raised.has(name));
+    this._putAway = new Map([...standing, [data.alarm, time]]);
+    keep(this._putAway);
+    this._draw();
+    (this.place.querySelector("button") ?? document.getElementById("view")).focus();
+    toast("Put away in this browser until it is raised again. Activity lists every alert.");
+  }
+
   _draw() {
-    const list = [...this.raised.values()].sort((a, b) => b.seq - a.seq);
+    const list = [...this.raised.values()]
+      .filter((event) => this._putAway.get(event.data.alarm) !== event.time)
+      .sort((a, b) => b.seq - a.seq);
     this.place.hidden = list.length === 0;
     clear(this.place).append(
       ...list.slice(0, SHOWN).map((event) =>
@@ -65,11 +79,29 @@ export class Alarms {
           " ",
           said(event.data.reason ?? ""),
           " ",
-          event.time && h("span", { class: "small" }, when(event.time, "raised ")),
+          h("span", { class: "small" }, when(event.time, "raised ")),
           event.subject && [" ", h("a", { href: `#/tasks/${encodeURIComponent(event.subject)}` }, said(event.subject, "mono"))],
+          h("button", { type: "button", class: "plain", "aria-label": `Put away ${event.data.alarm}`, onclick: () => this._putAwayNow(event) }, "Put away"),
         ),
       ),
       list.length > SHOWN ? h("p", {}, `and ${list.length - SHOWN} more: `, h("a", { href: "#/activity?type=alert" }, "all alerts")) : "",
     );
+  }
+}
+
+/** A browser may keep nothing, or something else under this name: then nothing is put away. */
+function recall() {
+  try {
+    return new Map(Object.entries(JSON.parse(localStorage.getItem(KEPT_AS)) ?? {}));
+  } catch {
+    return new Map();
+  }
+}
+
+function keep(putAway) {
+  try {
+    localStorage.setItem(KEPT_AS, JSON.stringify(Object.fromEntries(putAway)));
+  } catch {
+    // It holds as long as this page.
   }
 }

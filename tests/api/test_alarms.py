@@ -29,11 +29,13 @@ async def alarms(client: AsyncClient, count: int) -> list[str]:
 async def test_little_space_is_an_alarm_in_the_log_the_readiness_and_the_numbers(home: Path, store: Store) -> None:
     async with api(home, alarm_disk_bytes=MORE_THAN_ANY_DISK) as client:
         assert await alarms(client, 1) == ["low_disk"]
+        (raised,) = (await client.get("/readyz")).json()["raised"]
         numbers = (await client.get("/metrics")).text
     assert 'kircerta_alarm{alarm="low_disk"} 1.0' in numbers
     assert 'kircerta_alarm{alarm="loop_lag"} 0.0' in numbers
     (alert,) = [event for event in store.events() if event.type == "alert"]
     assert alert.data["state"] == "raised"
+    assert raised == {"alarm": "low_disk", "seq": alert.seq, "time": alert.time, "reason": alert.data["reason"]}
     assert alert.data["figures"]["least_bytes"] == MORE_THAN_ANY_DISK
     async with api(home) as client:  # the next process finds that there is space after all
         assert await alarms(client, 0) == []

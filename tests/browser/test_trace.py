@@ -7,11 +7,12 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from audit.event import Draft
+from audit.stamp import Clock
 from ssot.intents import EndAttempt, Reject
 from ssot.store import Store
 from ssot.task import Issue
 from tests.api.scene import TASK_ID, at_stage, bring_to, locked, task
-from tests.browser.conftest import Site, Windows
+from tests.browser.conftest import Site, Windows, live
 
 TASK = f"/#/tasks/{TASK_ID}"
 SHOP = '[project.shop]\ntitle = "The <b>shop</b>"\n[project.shop.policy]\nquorum = 2\n[project.bakery]\n'
@@ -92,6 +93,48 @@ def test_alarms_stand_above_every_view_while_they_are_raised(site: Site, store: 
     for name in ("p95", "lag"):
         store.note(Draft("alert", "tests", {"alarm": name, "state": "cleared"}))
     expect(banner).to_be_hidden()
+
+
+def test_an_alarm_is_put_away_in_this_browser_until_it_is_raised_again(
+    site: Site, store: Store, windows: Windows
+) -> None:
+    raised = Draft("alert", "tests", {"alarm": "threshold_soak", "state": "raised", "reason": "read_p95<200"})
+    store.note(raised)
+    store.note(Draft("alert", "tests", {"alarm": "lag", "state": "raised", "reason": "too slow"}))
+    site.start()
+    context = windows.context()
+    page, beside, elsewhere = windows.open("/", context), windows.open("/", context), windows.open("/")
+    banner = page.locator("#alarms")
+    banner.get_by_role("button", name="Put away threshold_soak").click()
+    for window in (page, beside):
+        expect(window.locator("#alarms")).not_to_contain_text("threshold_soak")
+        expect(window.locator("#alarms")).to_contain_text("lag")
+    expect(elsewhere.locator("#alarms")).to_contain_text("threshold_soak")
+    banner.get_by_role("button", name="Put away lag").click()
+    expect(banner).to_be_hidden()
+    page.reload()
+    live(page)
+    page.keyboard.press("2")
+    expect(page.locator(".view.activity")).to_contain_text("threshold_soak · raised · read_p95<200")
+    expect(banner).to_be_hidden()
+    store.note(Draft("alert", "tests", {"alarm": "threshold_soak", "state": "cleared"}))
+    store.note(raised)
+    expect(banner).to_contain_text("threshold_soak")
+    expect(banner).not_to_contain_text("lag")
+
+
+def test_an_alarm_of_long_ago_says_why_and_stays_put_away(home: Path, site: Site, windows: Windows) -> None:
+    long_ago = Store.open(home, source="kircerta/tests", clock=Clock(seconds=lambda: 1_700_000_000.0))
+    long_ago.note(Draft("alert", "tests", {"alarm": "threshold_soak", "state": "raised", "reason": "read_p95<200"}))
+    long_ago.close()
+    site.start()
+    page = windows.open("/")
+    expect(page.locator("#alarms")).to_contain_text("read_p95<200")
+    page.get_by_role("button", name="Put away threshold_soak").click()
+    page.reload()
+    live(page)
+    page.wait_for_timeout(500)  # what was raised is read after the link is there
+    expect(page.locator("#alarms")).to_be_hidden()
 
 
 def test_the_gate_says_how_many_approvals_are_asked_for_and_who_gave_one(
