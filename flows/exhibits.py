@@ -112,12 +112,22 @@ def _observed(seen: Observed) -> list[str]:
     isolation = seen.isolation
     held = ", ".join(isolation.namespaces) or "no namespaces"
     lines = [f"Base {escaped(seen.base)}; shut in by {escaped(held)}; network: {'yes' if isolation.network else 'no'}"]
-    if isolation.missing:
-        lines += ["", f"**Missing here:** {escaped('; '.join(isolation.missing))}"]
+    lines += _lacking(isolation.missing)
     if seen.commands_by == "agent":
         lines += ["", "The agent ran its commands itself: nobody saw them."]
     runs = (*seen.checks, *seen.commands)
     return [*lines, "", *table(("evidence", "command", "exit code", "ms", "end of its output"), map(_run, runs))]
+
+
+def _lacking(missing: Sequence[str]) -> list[str]:
+    """What an agent did without. That root's processes are not counted is no fault: all else holds."""
+    processes = [one.removeprefix("processes: ") for one in missing if one.startswith("processes: ")]
+    others = [one for one in missing if not one.startswith("processes: ")]
+    lines = ["", f"**Missing here:** {escaped('; '.join(others))}"] if others else []
+    if processes:
+        why = escaped("; ".join(processes))
+        lines += ["", f"Run with no limit on the number of processes ({why}); the other limits held."]
+    return lines
 
 
 def _run(one: CommandRun) -> tuple[str, ...]:

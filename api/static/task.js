@@ -500,7 +500,7 @@ export class TaskView {
         "div",
         { class: "wide" },
         h("p", { class: "faint small" }, "Shut in by ", said((isolation.namespaces ?? []).join(", ") || "no namespaces"), `; network: ${isolation.network ? "yes" : "no"}; base `, said(seen.base.slice(0, 12), "mono")),
-        (isolation.missing ?? []).length > 0 && h("p", { class: "minus" }, "Missing here: ", said(isolation.missing.join("; "))),
+        lacking(isolation.missing ?? []),
         seen.commands_by === "agent" && h("p", { class: "minus" }, "The agent ran its commands itself: nobody saw them."),
         checks.length + commands.length > 0 &&
           h(
@@ -740,6 +740,16 @@ function rest(work, row) {
 
 function globs(scope) {
   return scope.length ? h("span", { class: "globs" }, scope.map((glob) => h("code", {}, said(glob)))) : h("span", { class: "faint" }, "not limited");
+}
+
+/** What of its enclosure an agent did without. That root's processes are not counted is no fault: all else holds. */
+function lacking(missing) {
+  const processes = missing.find((one) => one.startsWith("processes: "));
+  const others = missing.filter((one) => one !== processes);
+  return [
+    others.length > 0 && h("p", { class: "minus" }, "Missing here: ", said(others.join("; "))),
+    processes && h("p", { class: "faint small" }, "Run with no limit on the number of processes (", said(processes.slice("processes: ".length)), "); the other limits held."),
+  ];
 }
 
 function detailView(text) {

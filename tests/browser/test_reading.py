@@ -301,7 +301,9 @@ def test_what_was_seen_from_outside_is_evidence_beside_the_agents_word(
     digest = {"duration_ms": 12, "output_bytes": 9, "output_sha256": "0" * 64}
     check = CheckRun(command=("make <b>test</b>",), exit_code=2, tail="1 failed <i>", criterion_ref="AC-1", **digest)
     ran = CommandRun(command=("make", "test"), exit_code=0, tail="ok", **digest)
-    isolation = Isolation(namespaces=("user", "mount"), network=False, missing=("cgroups: <none>",))
+    isolation = Isolation(
+        namespaces=("user", "mount"), network=False, missing=("cgroups: <none>", "processes: as <root>")
+    )
     seen = Observed(
         isolation=isolation, base="b" * 40, tree="c" * 40, changed=("src/a.py",), commands=(ran,), checks=(check,)
     )
@@ -316,7 +318,9 @@ def test_what_was_seen_from_outside_is_evidence_beside_the_agents_word(
     expect(evidence).to_contain_text("1 check, 1 failed")
     expect(evidence).to_contain_text("make <b>test</b>")
     expect(evidence).to_contain_text("exit 2")
-    expect(evidence).to_contain_text("Missing here: cgroups: <none>")
+    expect(evidence.locator(".minus", has_text="Missing here")).to_have_text("Missing here: cgroups: <none>")
+    calm = evidence.locator(".faint", has_text="limit on the number of processes")
+    expect(calm).to_contain_text("no limit on the number of processes (as <root>); the other limits held")
     expect(evidence).to_contain_text("network: no")
 
 

@@ -103,3 +103,10 @@ def test_the_page_of_many_counts_them_by_outcome() -> None:
     page = exhibits.outcomes_page(outcomes, "http://127.0.0.1:8000")
     assert page.startswith("# 2 tasks: 1 AckTimeout, 1 NeedsReview")
     assert "x\\|y" in page
+
+
+def test_what_root_cannot_have_is_told_calmly_and_what_else_is_missing_stands_out() -> None:
+    told = "\n".join(exhibits._lacking(("processes: not for <root>", "namespaces: none")))
+    assert r"**Missing here:** namespaces\: none" in told
+    assert r"no limit on the number of processes (not for \<root\>); the other limits held" in told
+    assert exhibits._lacking(()) == []
