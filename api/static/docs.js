@@ -8,6 +8,13 @@ function element(name, text, className) {
   return made;
 }
 
+/** A description: of Markdown it has nothing but `names`. */
+function prose(name, text) {
+  const made = element(name);
+  text.split("`").forEach((piece, at) => made.append(at % 2 ? element("code", piece) : piece));
+  return made;
+}
+
 function table(heads, lines) {
   const made = element("table");
   const head = made.createTHead().insertRow();
@@ -15,7 +22,7 @@ function table(heads, lines) {
   const body = made.createTBody();
   for (const line of lines) {
     const row = body.insertRow();
-    for (const text of line) row.insertCell().textContent = text;
+    for (const text of line) row.append(prose("td", text));
   }
   return made;
 }
@@ -39,8 +46,10 @@ function curl(method, path, operation, example) {
 function describe(path, method, operation) {
   const box = element("details");
   const head = element("summary");
-  head.append(element("span", method, "method"), element("code", path), element("span", operation.summary, "quiet"));
-  box.append(head, element("p", operation.description || ""));
+  const summary = prose("span", operation.summary);
+  summary.className = "quiet";
+  head.append(element("span", method, "method"), element("code", path), summary);
+  box.append(head, prose("p", operation.description || ""));
   const parameters = operation.parameters || [];
   if (parameters.length) {
     const lines = parameters.map((p) => [p.name, p.in, typeOf(p.schema), p.description || ""]);
@@ -59,7 +68,7 @@ async function load() {
   const answer = await fetch("/openapi.json");
   const api = await answer.json();
   if (!answer.ok) throw new Error(api.detail);
-  about.textContent = api.info.description;
+  about.replaceChildren(...prose("p", api.info.description).childNodes);
   for (const tag of api.tags) {
     const card = element("div", undefined, "card");
     for (const [path, methods] of Object.entries(api.paths)) {
@@ -67,7 +76,7 @@ async function load() {
         if (operation.tags.includes(tag.name)) card.append(describe(path, method.toUpperCase(), operation));
       }
     }
-    document.getElementById("routes").append(element("h2", tag.name), element("p", tag.description), card);
+    document.getElementById("routes").append(element("h2", tag.name), prose("p", tag.description), card);
   }
 }
 

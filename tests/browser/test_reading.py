@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,18 @@ def test_the_gate_tells_where_an_approved_change_went(site: Site, store: Store, 
     landed = {**about, "commit": "9505cacb7c71" + "0" * 28, "review_digest": None, "checks": []}
     store.note(Draft("task_landed", "landing", landed, subject=TASK_ID))
     expect(page.locator(".gate .landing")).to_contain_text("Landed on kircerta/approved as 9505cacb7c71, now")
+
+
+def test_the_apis_page_shows_names_as_code_and_no_markdown(site: Site, windows: Windows) -> None:
+    site.start()
+    page = windows.context().new_page()
+    windows.guard(page)
+    page.goto(site.url + "/docs")
+    expect(page.locator("#routes .card").first).to_be_visible()
+    prose = page.locator("main").evaluate(
+        "main => { for (const made of main.querySelectorAll('pre, code')) made.remove(); return main.textContent; }"
+    )
+    assert not re.search(r"[`*#]|\]\(", prose)
+    page.reload()
+    page.locator("details", has_text="/trace").evaluate("details => details.open = true")
+    expect(page.locator("details[open] p code", has_text="coverage")).to_be_visible()
