@@ -112,6 +112,12 @@ function tellKeys() {
   dialog("Keys", h("dl", { class: "keys" }, KEYS.map(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, what)])));
 }
 
+/** What has no room at the top of a phone. */
+function tellMore() {
+  const links = h("p", { class: "more" }, h("a", { href: "/reports/" }, "Reports"), h("a", { href: "/docs" }, "API"));
+  dialog("More", [links, h("button", { type: "button", onclick: turnTheme }, "Light or dark")]);
+}
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
   if (document.querySelector("dialog[open]")) return;
@@ -184,6 +190,7 @@ document.getElementById("skip").addEventListener("click", (event) => {
 });
 document.getElementById("theme").addEventListener("click", turnTheme);
 document.getElementById("keys").addEventListener("click", tellKeys);
+document.getElementById("more").addEventListener("click", tellMore);
 document.getElementById("who").addEventListener("click", () => session.tell());
 
 async function signIn(given) {

@@ -176,3 +176,19 @@ def test_a_phone_shows_it_all_without_scrolling_sideways(
     page.get_by_role("link", name="Projects").click()
     expect(page.locator(".project")).to_have_count(2)
     assert fits(page)
+
+
+def test_a_phone_reaches_the_reports_and_the_api(site: Site, windows: Windows) -> None:
+    site.start()
+    for width in (360, 390):
+        phone = windows.context(viewport={"width": width, "height": 740}, is_mobile=True, has_touch=True)
+        page = windows.open("/", phone, sub="somebody-with-a-long-name")
+        for name, address in (("Reports", "/reports/"), ("API", "/docs")):
+            page.get_by_role("button", name="More").click()
+            assert fits(page)
+            page.get_by_role("dialog").get_by_role("link", name=name).click()
+            page.wait_for_url(site.url + address)
+            page.go_back()
+    wide = windows.open("/")
+    expect(wide.get_by_role("link", name="Reports")).to_be_visible()
+    expect(wide.get_by_role("button", name="More")).to_be_hidden()
