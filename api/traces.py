@@ -36,18 +36,21 @@ class TraceRoutes:
             raise not_found(task_id)
         tagged = self._ready.get(task_id, entry.digest)
         if tagged is None:
-            made = await desk.once(("trace", task_id, entry.digest), lambda: _traced_now(store, task_id))
+            again = desk.settings.auto_redispatch
+            made = await desk.once(
+                ("trace", task_id, entry.digest), lambda: _traced_now(store, task_id, auto_redispatch=again)
+            )
             self._ready.put(task_id, made)
             tagged = made.tagged
         return tagged.answer(head_of(request.scope).if_none_match)
 
 
-def _traced_now(store: Store, task_id: str) -> Detail:
+def _traced_now(store: Store, task_id: str, *, auto_redispatch: bool) -> Detail:
     """For a worker thread: it may read blobs, and parse a long diff."""
     document = store.document(task_id)
     if document is None:
         raise not_found(task_id)
-    found = trace(parse_known(document), store.blobs.text)
+    found = trace(parse_known(document), store.blobs.text, auto_redispatch=auto_redispatch)
     return Detail(document_digest(document), Tagged(kept_json.dumps(plain(found))))
 
 

@@ -37,12 +37,11 @@ from flows.runner import CALLED, Job, NotNow, Runner
 from flows.server import use_environment
 from flows.workspace import Workspace, home_tag
 from ssot.claims import is_claimed, remove_stale
-from ssot.gate import POLICY_ACTOR
+from ssot.gate import is_wanted_again
 from ssot.inbox import Inbox
 from ssot.presence import Presence, become_dispatcher
 from ssot.runs import is_load_task
 from ssot.settings import Settings
-from ssot.task import Task
 from ssot.watch import Watcher
 
 SOURCE: Final = "kircerta/dispatcher"
@@ -309,24 +308,6 @@ class Dispatcher:
             await _mark_crashed(home_tag(self.workspace.home), self._since)
         except Exception as error:
             _LOG.warning("runs that were left behind could not be marked: %r", error)
-
-
-def is_wanted_again(task: Task, *, default: bool) -> bool:
-    """Whether a task that was sent back starts its next attempt: where a person decided, and the project lets it.
-
-    Declining a task does not, nor does a deadline that passed: there nobody said what to do otherwise. Nor does a
-    landing that failed where a policy had approved: attempt after attempt would go by without a person.
-    """
-    attempt, policy = task.current, task.policy
-    if task.locked or attempt is None or attempt.verdict is None or attempt.decision is None:
-        return False
-    if attempt.decision.by.startswith(POLICY_ACTOR):
-        return False
-    if policy is None:
-        return default
-    if policy.max_attempts is not None and attempt.attempt >= policy.max_attempts:
-        return False
-    return default if policy.auto_redispatch is None else policy.auto_redispatch
 
 
 async def _mark_crashed(tag: str, before: str) -> None:

@@ -24,6 +24,24 @@ OWING: Final = frozenset({"verdict_received", "approval_given", "decision_overdu
 # ------------------------------------------------------------------------------------ what follows by itself
 
 
+def is_wanted_again(task: Task, *, default: bool) -> bool:
+    """Whether a task that was sent back starts its next attempt: where a person decided, and the project lets it.
+
+    Declining a task does not, nor does a deadline that passed: there nobody said what to do otherwise. Nor does a
+    landing that failed where a policy had approved: attempt after attempt would go by without a person.
+    """
+    attempt, policy = task.current, task.policy
+    if task.locked or attempt is None or attempt.verdict is None or attempt.decision is None:
+        return False
+    if attempt.decision.by.startswith(POLICY_ACTOR):
+        return False
+    if policy is None:
+        return default
+    if policy.max_attempts is not None and attempt.attempt >= policy.max_attempts:
+        return False
+    return default if policy.auto_redispatch is None else policy.auto_redispatch
+
+
 def is_owed_by(event: Event, following: Event) -> bool:
     """Whether the next event about the same task is the one that `event` owed."""
     if event.type == "task_rejected":

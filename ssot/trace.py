@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 from ssot import diff
 from ssot.diff import DiffError, FilePatch, PathError
-from ssot.states import Stage, stage_of_attempt
+from ssot.gate import is_wanted_again
+from ssot.states import Stage, stage_of, stage_of_attempt
 from ssot.task import Action, Attempt, Criterion, Digest, Issue, Name, Operation, Part, Severity, Status, Task
 
 TextOf = Callable[[str], str]
@@ -127,12 +128,17 @@ class Trace(Part):
     status: Status
     revision: int
     seq: int
+    waits: bool
+    """Sent back, and the dispatcher is to dispatch it again."""
     attempts: tuple[TracedAttempt, ...]
     coverage: Coverage
 
 
-def trace(task: Task, text_of: TextOf) -> Trace:
-    """Everything that can be traced in a task. `text_of` gives long texts; it is asked for diffs alone."""
+def trace(task: Task, text_of: TextOf, *, auto_redispatch: bool = False) -> Trace:
+    """Everything that can be traced in a task. `text_of` gives long texts; it is asked for diffs alone.
+
+    `auto_redispatch`: whether a task whose policy does not say so is dispatched again by itself.
+    """
     attempts = tuple(_Tracing(task, at, text_of).traced() for at in range(len(task.attempts)))
     delivered = [one.coverage for one in attempts if one.delivered]
     return Trace(
@@ -141,6 +147,7 @@ def trace(task: Task, text_of: TextOf) -> Trace:
         status=task.status,
         revision=task.revision,
         seq=task.seq,
+        waits=stage_of(task) in ("rejected", "unlanded") and is_wanted_again(task, default=auto_redispatch),
         attempts=attempts,
         coverage=delivered[-1] if delivered else Coverage(),
     )

@@ -17,7 +17,7 @@ export function traceView(trace, jump, fold) {
       fold(
         `trace ${attempt.attempt}`,
         [h("span", { class: "h3" }, `Attempt ${attempt.attempt}`), h("span", { class: "faint small" }, summary(attempt))],
-        () => h("div", { class: "body" }, gaps(attempt), table(attempt, jump)),
+        () => h("div", { class: "body" }, gaps(attempt), table(attempt, jump, index === 0 && trace.waits)),
         index === 0,
       ),
     ),
@@ -52,7 +52,7 @@ function gaps(attempt) {
 
 const COLUMNS = ["Criterion", "Operations", "Hunks", "Issues", "Next attempt"];
 
-function table(attempt, jump) {
+function table(attempt, jump, waits) {
   return h(
     "div",
     { class: "wide" },
@@ -60,12 +60,12 @@ function table(attempt, jump) {
       "table",
       { class: "matrix" },
       h("thead", {}, h("tr", {}, COLUMNS.map((word) => h("th", { scope: "col" }, word)))),
-      h("tbody", {}, attempt.criteria.map((row) => line(attempt, row, jump)), strays(attempt, jump)),
+      h("tbody", {}, attempt.criteria.map((row) => line(attempt, row, jump, waits)), strays(attempt, jump)),
     ),
   );
 }
 
-function line(attempt, row, jump) {
+function line(attempt, row, jump, waits) {
   const n = attempt.attempt;
   const hunks = new Map(attempt.hunks.map((hunk) => [hunk.hunk_id, hunk]));
   const operations = new Map(attempt.operations.map((op) => [op.op_id, op]));
@@ -81,7 +81,7 @@ function line(attempt, row, jump) {
     cell(
       "Next attempt",
       [...answers].map(([next, ids]) => (ids.length ? ids.map((id) => jump(`#${next} ${id}`, `${next} op ${id}`)) : h("span", { class: "faint" }, `#${next}: nothing for it`))).flat(),
-      issues.length && ["rejected", "unlanded"].includes(attempt.stage) ? "not dispatched again" : "",
+      issues.length && ["rejected", "unlanded"].includes(attempt.stage) ? (waits ? "waits to be dispatched again" : "not dispatched again") : "",
     ),
   );
 }

@@ -38,7 +38,7 @@ def test_a_criterion_leads_to_its_operations_hunks_issues_and_their_answers(
     page = windows.open(TASK)
     trace = page.locator(".trace")
     expect(trace).to_contain_text("1 of 1 criterion with operations · 1 run or tested · 1 with hunks")
-    expect(trace.locator(".matrix tbody")).to_contain_text("not dispatched again")
+    expect(trace.locator(".matrix tbody")).to_contain_text("waits to be dispatched again")
     bring_to(store, "needs_review", dispatch_id="d-2")
     expect(trace.locator(".fold")).to_have_count(2)
     page.reload()

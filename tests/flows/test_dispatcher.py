@@ -17,11 +17,11 @@ import orjson
 import pytest
 
 from audit.stamp import seconds_of
-from flows.dispatcher import is_wanted_again
 from flows.herald import as_prefect_event
 from flows.serve import all_flows
 from flows.server import PrefectServer, is_served, prefect_environment
 from flows.workspace import Workspace, home_tag
+from ssot.gate import is_wanted_again
 from ssot.intents import Approve, Dispatch, Reject, Unlock
 from ssot.presence import dispatcher_of, is_dispatcher_alive
 from tests import builders

@@ -40,6 +40,21 @@ def test_a_task_that_was_never_dispatched_has_nothing_to_trace(walk: Walk) -> No
     assert (found.task_id, found.attempts, found.coverage) == ("T-1", (), Coverage())
 
 
+def test_what_was_sent_back_waits_while_it_is_to_be_dispatched_again(walk: Walk) -> None:
+    walk.to_gate("reject")
+    assert not trace(walk.task, no_text, auto_redispatch=True).waits, "nobody decided yet"
+    walk.reject()
+    assert trace(walk.task, no_text, auto_redispatch=True).waits
+    assert not trace(walk.task, no_text, auto_redispatch=False).waits
+    walk.dispatch()
+    assert not trace(walk.task, no_text, auto_redispatch=True).waits
+
+
+def test_what_was_approved_waits_for_no_dispatch(tmp_path: Path) -> None:
+    approved = walk_to(a_store(tmp_path), "T-1", "approved").task
+    assert not trace(approved, no_text, auto_redispatch=True).waits
+
+
 def test_each_criterion_leads_to_its_operations_their_hunks_and_its_issues(walk: Walk) -> None:
     walk.dispatch()
     walk.ack()
