@@ -38,7 +38,7 @@ def report(
     """Write a report: a page that works offline, and the notebook that it was made with. Prints where they are.
 
     A run's report goes beside its record, the log's into reports/audit. What is found is printed; that something does
-    not hold is no error of the report: the exit code is 0 once it is written.
+    not hold is no error of the report: the exit code is 0 once it is written, and 1 where there is no such run.
     """
     if against and what in ("audit", "acceptance"):
         raise WrongUse(f"--against compares runs: {what} is none")
@@ -56,15 +56,17 @@ def report(
 
 
 def _make(what: str, against: list[str], home: Path) -> Report:
-    from reports.places import NoSuchRun, run_folder
+    from reports.places import RUN_ID, NoSuchRun, run_folder
 
     try:
         if what not in ("audit", "acceptance"):
             for run_id in (what, *against):  # before the seconds that the import of the notebooks' machinery takes
+                if not RUN_ID.fullmatch(run_id):
+                    raise WrongUse(f"{run_id[:80]!r} is no run's id")
                 run_folder(home, run_id)
         return _made(what, against, home)
     except NoSuchRun as error:
-        raise WrongUse(str(error)) from None
+        raise Failure(str(error)) from None
 
 
 def _made(what: str, against: list[str], home: Path) -> Report:

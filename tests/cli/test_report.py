@@ -26,10 +26,13 @@ def test_a_report_is_written_and_its_verdicts_printed(run: Run, home: Path) -> N
     assert Path(lines[-1]).with_suffix(".ipynb").is_file()
 
 
-def test_what_there_is_no_run_of_is_wrong_use(run: Run, home: Path) -> None:
-    for arguments in (("nope",), ("../x",), ("acceptance",), ("audit", "--against", "x"), ()):
-        refused = run("report", *arguments)
-        assert refused.code == 2, arguments
+def test_a_run_that_is_not_there_is_no_wrong_use(run: Run, home: Path) -> None:
+    """As of a task that is not there: 1. What can be no run's id is wrong use, as what can be no task's."""
+    for arguments in (("nope",), ("acceptance",)):
+        assert run("report", *arguments).code == run("task", "show", "NO-SUCH").code == 1, arguments
+    for arguments in (("../x",), ("audit", "--against", "x"), ()):
+        assert run("report", *arguments).code == 2, arguments
+    assert run("task", "show", "../x").code == 2
     assert "there are no runs yet" in run("report", "nope").err
     assert "`kircerta accept` makes one" in run("report", "acceptance").err
 
@@ -42,7 +45,7 @@ def test_runs_are_compared_with_those_that_are_named_and_machines_get_json(run: 
     assert Path(told["html"]) == home / told["address"]
     assert {one["ok"] for one in told["verdicts"]} == {None}
     assert "too few runs" in told["verdicts"][0]["value"]
-    assert run("report", "b", "--against", "c").code == 2
+    assert run("report", "b", "--against", "c").code == 1
 
 
 @pytest.mark.slow
