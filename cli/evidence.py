@@ -222,8 +222,12 @@ def prove(
         Path | None, typer.Option("--since", help="Prove instead that the log continues this earlier checkpoint.")
     ] = None,
     out: Out = None,
+    json: Json = False,
 ) -> None:
-    """Print a proof (JSON) that an event is in the log whose head is signed, or that it continues an earlier head."""
+    """Print a proof (JSON) that an event is in the log whose head is signed, or that it continues an earlier head.
+
+    With --out, --json tells what the file proves.
+    """
     from audit import proof
     from ssot.signing import known_keys, signer_of
 
@@ -239,7 +243,12 @@ def prove(
             made = proof.prove_event(folder, seq, signed.note, keys, lambda count: tell(count, signed.head.size))
         else:
             made = proof.prove_continuation(folder, earlier, signed.note, keys, lambda count: tell(count, None))
-    put_bytes(made) if out is None else write_out(out, made)
+    if out is None:
+        put_bytes(made)
+        return
+    write_out(out, made)
+    if json:
+        put_json({"out": str(out), "bytes": len(made), **_proven_facts(proof.check(made))})
 
 
 def verify_proof(file: Annotated[Path, typer.Argument(help="The proof.")], key: Key = None, json: Json = False) -> None:

@@ -187,6 +187,9 @@ def test_an_export_of_a_task_takes_no_filters(run: Run, home: Path, key: str) ->
     assert (ran.code, "no task T-9" in ran.err) == (1, True)
 
 
+PROVEN = ("origin", "size", "keys", "event", "continues")
+
+
 def test_proofs_are_made_and_checked(run: Run, home: Path, key: str, tmp_path: Path) -> None:
     run("task", "create", "text", "--id", "T-1")
     run("audit", "checkpoint", "--out", str(tmp_path / "first.txt"))
@@ -196,6 +199,10 @@ def test_proofs_are_made_and_checked(run: Run, home: Path, key: str, tmp_path: P
     place = run("audit", "verify-proof", str(tmp_path / "place.json"), "--key", key, "--json").json
     assert (place["event"]["subject"], place["size"], place["trusted"]) == ("T-2", 2, True)
     growth = run("audit", "verify-proof", str(tmp_path / "growth.json"), "--json").json
+    again = tmp_path / "again.json"
+    made = run("audit", "prove", "2", "--out", str(again), "--json").json
+    assert made == {"out": str(again), "bytes": again.stat().st_size, **{name: place[name] for name in PROVEN}}
+    assert run("audit", "prove", "2", "--json").json == json.loads(again.read_bytes())
     assert (growth["continues"], growth["size"], growth["trusted"]) == (1, 2, False)
     for name in ("place", "growth"):
         assert run("audit", "verify-proof", str(tmp_path / f"{name}.json")).code == 0
