@@ -13,6 +13,7 @@ from audit.event import Corrupt
 from audit.files import Busy, StorageFailed
 from ssot import lookout
 from ssot.alarms import Lookout, Reading
+from ssot.counted import counted
 from ssot.settings import Settings
 from ssot.store import Store
 
@@ -62,7 +63,10 @@ class AlarmWatch:
         """Whether the stream has not got to where the log stood at the look before this one."""
         behind, stood_at = self._log_stood_at - follower.ring.end.seq, follower.ring.end.seq
         self._log_stood_at = store.last_seq()
-        reason = follower.problem or f"the stream stands at seq {stood_at}, {max(0, behind)} events behind the log"
+        reason = (
+            follower.problem
+            or f"the stream stands at seq {stood_at}, {counted(max(0, behind), 'event')} behind the log"
+        )
         figures = {"seq": stood_at, "behind": max(0, behind)}
         return Reading("stream_frozen", behind > 0, reason, figures, self._settings.alarm_stream_s, calm_s=0.0)
 

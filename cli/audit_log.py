@@ -19,6 +19,7 @@ import typer
 from cli import workspace
 from cli.failures import WrongUse
 from cli.screen import Json, clean, note, one_line, progress, put_json, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from audit.event import Event
@@ -183,11 +184,12 @@ def verify(
     else:
         speed = f" ({found.bytes / 1e6 / took:,.0f} MB/s)" if found.bytes > 1e6 else ""
         say(
-            f"{found.events:,} events in {found.segments} segments up to seq {found.last_seq}, "
+            f"{counted(found.events, 'event')} in {counted(found.segments, 'segment')} up to seq {found.last_seq}, "
             f"{found.bytes / 1e6:,.1f} MB in {took:.2f} s{speed}"
         )
         if found.torn_bytes:
-            say(f"{found.torn_bytes} bytes behind the last line: a crash left them; the next commit puts them aside")
+            torn = counted(found.torn_bytes, "byte")
+            say(f"{torn} behind the last line, left by a crash: the next commit puts this aside")
         say(f"the chain breaks: {found.problem}" if found.problem else f"the chain holds: {found.head}")
         witnesses.tell()
     if not sound:
@@ -235,7 +237,7 @@ def replay(
     if json:
         put_json({**asdict(found), "ok": found.ok})
     else:
-        say(f"{found.events:,} events lead to {found.tasks:,} tasks")
+        say(f"{counted(found.events, 'event leads', 'events lead')} to {counted(found.tasks, 'task')}")
         for what, names in (
             ("differs from the log", found.differing),
             ("is missing", found.missing),
@@ -271,11 +273,13 @@ def fidelity(json: Json = False) -> None:
         put_json({**asdict(found), "ok": found.ok})
     else:
         say(
-            f"{found.tasks:,} tasks, {found.dispatches:,} dispatches, {found.redispatches:,} of them again, with "
-            f"{found.forwarded:,} issues ({found.digests:,} checked by digest)"
+            f"{counted(found.tasks, 'task')}, {counted(found.dispatches, 'dispatch', 'dispatches')}, "
+            f"{found.redispatches:,} of them again, with "
+            f"{counted(found.forwarded, 'issue')} ({found.digests:,} checked by digest)"
         )
-        say(f"{found.bare_approvals:,} verdicts approve and say nothing")
-        say(f"{found.unread_decisions:,} approvals do not name the digest of what was read")
+        say(counted(found.bare_approvals, "verdict approves and says nothing", "verdicts approve and say nothing"))
+        unread = counted(found.unread_decisions, "approval does", "approvals do")
+        say(f"{unread} not name the digest of what was read")
         if found.problem:
             say(f"the log cannot be followed: {found.problem}")
         for one in found.differences[:1]:
@@ -330,7 +334,7 @@ def export(
     if json:
         put_json({"events": count, "out": str(out)})
     elif out is not None:
-        note(f"{count:,} events in {one_line(str(out))}")
+        note(f"{counted(count, 'event')} in {one_line(str(out))}")
 
 
 def _export_task(task_id: str, out: Path | None, *, filtered: bool, json: bool) -> None:

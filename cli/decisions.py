@@ -12,6 +12,7 @@ from cli import workspace
 from cli.failures import Failure, WrongUse
 from cli.screen import Json, one_line, put_json, say
 from cli.tasks import TaskId, check_id
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     import httpx
@@ -102,7 +103,7 @@ def _still(found: dict[str, Any]) -> str:
     quorum = policy.get("quorum", 1)
     if found.get("status") != "needs_review" or quorum == 1:
         return ""
-    return f": {len(last.get('approvals', ()))} of {quorum} approvals"
+    return f": {len(last.get('approvals', ()))} of {counted(quorum, 'approval')}"
 
 
 @dataclass(frozen=True, slots=True)

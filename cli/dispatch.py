@@ -17,6 +17,7 @@ from cli import workspace
 from cli.failures import Failure, WrongUse
 from cli.screen import Json, note, one_line, put_json, put_table
 from cli.tasks import check_id
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from flows.outcome import Outcome
@@ -183,7 +184,7 @@ def leave_to_others(work: Workspace, ids: list[str], order: Order, wait: Wait, d
         _Teller()(outcome)
     left = [task_id for task_id in ids if task_id not in found]
     if left:
-        note(f"kircerta: the dispatcher is gone; {len(left)} tasks go on in this process")
+        note(f"kircerta: the dispatcher is gone; this process goes on with {counted(len(left), 'task')}")
         with _bounded(None if deadline is None else max(0.1, deadline - time.monotonic())):
             found |= {one.task_id: one for one in run_here(work, left, RESUME, wait=wait, progress=_Teller())}
     return [found[task_id] for task_id in ids]

@@ -19,6 +19,7 @@ from cli import workspace
 from cli.failures import explain
 from cli.probe import answers, is_free
 from cli.screen import Json, one_line, progress, put_json, put_table, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from ssot.settings import Settings
@@ -61,7 +62,7 @@ def doctor(
             styled="STATE",
         )
         count = sum(1 for finding in findings if finding.level != "ok")
-        say("everything is in order" if count == 0 else f"{count} of {len(findings)} checks need a look")
+        say("everything is in order" if count == 0 else f"{count} of {counted(len(findings), 'check')} to look at")
     if failed:
         raise typer.Exit(1)
 
@@ -213,7 +214,8 @@ def projects(home: Path) -> Finding:
     if not found:
         return Finding("projects", "ok", f"no {FILE}: tasks from outside wait for a person")
     rules = sum(len(one.auto_dispatch) for one in found.values())
-    return Finding("projects", "ok", f"{', '.join(found)}; {rules} rules let tasks from outside start by themselves")
+    let = counted(rules, "rule lets tasks", "rules let tasks")
+    return Finding("projects", "ok", f"{', '.join(found)}; {let} from outside start by themselves")
 
 
 def inbox(home: Path) -> Iterator[Finding]:
@@ -222,7 +224,12 @@ def inbox(home: Path) -> Iterator[Finding]:
 
     standings = Inbox(home).standings()
     if len(standings) >= MAX_DELIVERIES:
-        yield Finding("inbox", "fail", f"full: {len(standings)} deliveries", "`kircerta webhook replay --all`")
+        yield Finding(
+            "inbox",
+            "fail",
+            f"full: {counted(len(standings), 'delivery', 'deliveries')}",
+            "`kircerta webhook replay --all`",
+        )
     for one in standings[:_SHOWN]:
         what = f"{one.kept.sender} {one.kept.kind} {one.delivery_id}" if one.kept else one.delivery_id
         if one.state == "waiting":
@@ -318,13 +325,16 @@ def log(home: Path, *, full: bool) -> Finding:
             verified = verify(home / "audit", lambda count: tell(count, None))
         if verified.problem:
             return Finding("log", "fail", verified.problem, way_out)
-        return Finding("log", "ok", f"{verified.events:,} events verified, {verified.torn_bytes} torn bytes")
+        return Finding(
+            "log", "ok", f"{counted(verified.events, 'event')} verified, {counted(verified.torn_bytes, 'torn byte')}"
+        )
     last = workspace.last_seq(home)
     try:
         count = sum(1 for _ in read_events(home / "audit", max(0, last - TAIL_EVENTS)))
     except (Corrupt, Rewound) as error:
         return Finding("log", "fail", str(error), way_out)
-    return Finding("log", "ok", f"{last:,} events in {len(found)} segments; the newest {count:,} hold together")
+    told = f"{counted(last, 'event')} in {counted(len(found), 'segment')}"
+    return Finding("log", "ok", f"{told}; the newest {counted(count, 'holds', 'hold')} together")
 
 
 def clock(home: Path) -> Finding:
@@ -371,7 +381,7 @@ def evidence(given: Settings) -> Finding:
         return Finding("evidence", "warn", f"{key.fingerprint} has signed nothing yet", "`kircerta audit checkpoint`")
     since = workspace.last_seq(given.home) - sizes[-1]
     age = kept.age_s(sizes[-1])
-    told = f"{key.fingerprint}; the last checkpoint is {_told_age(age)} old, {since:,} events came since"
+    told = f"{key.fingerprint}; the last checkpoint is {_told_age(age)} old, {counted(since, 'event')} came since"
     if since >= 100 and age > 600:
         return Finding(
             "evidence", "warn", told, "`kircerta up` signs every minute, `kircerta audit checkpoint` at once"
@@ -408,7 +418,10 @@ def tasks(given: Settings) -> Iterator[Finding]:
     local = [attempt for attempt in open_attempts if attempt.executor != "remote"]
     if local and not has_dispatcher(given.home):
         yield Finding(
-            "dispatcher", "warn", f"{len(local)} dispatches are under way and no dispatcher runs", "`kircerta up`"
+            "dispatcher",
+            "warn",
+            f"{counted(len(local), 'dispatch is', 'dispatches are')} under way and no dispatcher runs",
+            "`kircerta up`",
         )
 
 

@@ -14,6 +14,7 @@ from cli import workspace
 from cli.audit_log import app
 from cli.failures import Failure, WrongUse
 from cli.screen import Json, note, one_line, progress, put_bytes, put_json, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from audit.head import Head
@@ -90,7 +91,7 @@ def _put_checkpoint(
     elif out is None:
         put_bytes(text)
     else:
-        note(f"{head.size:,} events vouched for in {one_line(str(out))}")
+        note(f"{counted(head.size, 'event')} vouched for in {one_line(str(out))}")
 
 
 def write_out(out: Path, data: bytes) -> None:
@@ -169,13 +170,13 @@ class Witnesses:
             say(problem)
         if self.heads and not self.problems:
             up_to = max(head.size for _, head in self.heads)
-            say(f"{len(self.heads)} checkpoints hold, up to seq {up_to}")
+            say(f"{counted(len(self.heads), 'checkpoint holds', 'checkpoints hold')}, up to seq {up_to}")
         elif not self.heads:
             say("no checkpoint is kept: lines that were cut off the end would not be missed")
         if self.decisions is None:
             say("decisions were not checked for the server's mark: KIRCERTA_JWT_SECRET is not at hand")
         elif not self.unmarked:
-            say(f"{self.decisions} decisions bear the server's mark")
+            say(counted(self.decisions, "decision bears the server's mark", "decisions bear the server's mark"))
 
 
 def collect(given: Settings, files: Sequence[Path], keys: Sequence[str] | None) -> Witnesses:
@@ -269,7 +270,7 @@ def verify_proof(file: Annotated[Path, typer.Argument(help="The proof.")], key: 
     else:
         said = f"the log at {proven.head.size} continues the one at {proven.earlier.size if proven.earlier else 0}"
     say(said)
-    say(f"{proven.head.origin}, {proven.head.size} lines")
+    say(f"{proven.head.origin}, {counted(proven.head.size, 'line')}")
     _tell_trust(proven.signers, trusted=trusted)
 
 
@@ -337,7 +338,8 @@ def verify_bundle(
     decision = task.current.decision if task.current is not None else None
     if decision is not None:
         say(f"{decision.decision} by {decision.by} at {decision.at}")
-    say(f"{len(shown.events)} events, each proven to be in {shown.head.origin}, lead to the task document")
+    lead = counted(len(shown.events), "event leads", "events lead")
+    say(f"{lead} to the task document, each proven to be in {shown.head.origin}")
     say(f"diff or document sha256: {shown.subject}")
     _tell_trust([shown.key], trusted=trusted)
 

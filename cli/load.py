@@ -13,6 +13,7 @@ import typer
 from cli import workspace
 from cli.failures import INTERRUPTED, Failure, WrongUse
 from cli.screen import Json, live, put_json, put_table, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from flows.load.session import Progress
@@ -248,7 +249,7 @@ def _line(kind: str, progress: Progress) -> str:
             f"{name} {count:,}" + (f", {errors} wrong" if errors else "") + (f", p95 {p95:.0f} ms" if p95 else "")
         )
     if progress.streams_open:
-        parts.append(f"{progress.streams_open} streams, {progress.events:,} events")
+        parts.append(f"{counted(progress.streams_open, 'stream')}, {counted(progress.events, 'event')}")
     return " | ".join(parts)
 
 

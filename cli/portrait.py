@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from cli.screen import STYLES, one_line, put_table, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from audit.event import Event
@@ -54,7 +55,7 @@ def _print_request(store: Store, task: Task) -> None:
     for line in lines[:MAX_TEXT_LINES]:
         say(f"  {line}")
     if len(lines) > MAX_TEXT_LINES:
-        say(f"  … {len(lines) - MAX_TEXT_LINES} more lines (--json shows all)", "dim")
+        say(f"  … {counted(len(lines) - MAX_TEXT_LINES, 'more line')} (--json shows all)", "dim")
     say()
     put_table(("CRITERION", "TEXT"), ((one.id, text_of(store, one)) for one in task.acceptance_criteria))
     say(f"scope: {', '.join(task.scope) or 'not limited'}")
@@ -80,7 +81,7 @@ def _parts(store: Store, attempt: Attempt) -> Iterator[tuple[str, str, str, str]
     if (dispatch := attempt.dispatch) is not None:
         yield "dispatch", _when(dispatch.at), dispatch.by, _told(dispatch)
     if (ack := attempt.ack) is not None:
-        yield "ack", _when(ack.at), ack.by, f"{len(ack.echo)} criteria repeated"
+        yield "ack", _when(ack.at), ack.by, f"{counted(len(ack.echo), 'criterion', 'criteria')} repeated"
     if (result := attempt.result) is not None:
         yield "result", _when(result.at), result.by, _delivered(store, result)
     if (verdict := attempt.verdict) is not None:
@@ -100,7 +101,7 @@ def _told(dispatch: Dispatch) -> str:
 
 
 def _delivered(store: Store, result: Result) -> str:
-    return f"{result.outcome}, {len(result.work_log)} operations: {text_of(store, result)}"
+    return f"{result.outcome}, {counted(len(result.work_log), 'operation')}: {text_of(store, result)}"
 
 
 def _print_issues(store: Store, title: str, issues: tuple[Issue, ...]) -> None:

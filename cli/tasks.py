@@ -13,6 +13,7 @@ import typer
 from cli import workspace
 from cli.failures import Failure, WrongUse
 from cli.screen import Json, note, one_line, progress, put_bytes, put_json, put_table, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from ssot.importers import Draft, Reading
@@ -83,7 +84,7 @@ def _print_page(page: bytes) -> None:
             styled="STATUS",
         )
     more = f"; go on with --cursor {found['next_cursor']}" if found["next_cursor"] else ""
-    say(f"{len(rows)} of {found['total']} tasks{more}", "dim")
+    say(f"{len(rows)} of {counted(found['total'], 'task')}{more}", "dim")
 
 
 def _told(row: dict[str, Any]) -> str:

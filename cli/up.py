@@ -23,6 +23,7 @@ from cli.failures import Failure, WrongUse
 from cli.probe import is_free
 from cli.screen import Json, note, put_json, say
 from cli.supervisor import GaveUp, Service, Supervisor
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from ssot.settings import Settings
@@ -297,10 +298,10 @@ class Up:
     def _await_examples(self, chosen: Examples) -> None:
         deadline = time.monotonic() + EXAMPLES_TIMEOUT_S
         while (left := chosen.under_way()) and time.monotonic() < deadline:
-            self._line.show(f"  agents at work on {left} of {chosen.count} example tasks…")
+            self._line.show(f"  agents at work on {left} of {counted(chosen.count, 'example task')}…")
             self._turn()
         self._line.clear()
-        note(f"  {'examples':<11} {chosen.count} tasks, {chosen.at_the_gate()} of them wait for a decision")
+        note(f"  {'examples':<11} {counted(chosen.count, 'task')}, {chosen.at_the_gate()} of them at the gate")
 
     def _greet(self) -> None:
         plan = self._plan

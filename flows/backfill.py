@@ -20,6 +20,7 @@ from audit.event import Draft
 from flows.github import Answered, CannotAsk, Failed, GitHub, Hook, failed_of, quiet_logs
 from flows.turn import Turn
 from flows.workspace import Workspace
+from ssot.counted import counted
 from ssot.ingest.delivery import key_of
 from ssot.settings import Settings
 
@@ -104,9 +105,10 @@ class Report:
         """The run in a line."""
         counts = self.counts()
         told = ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
-        line = f"{counts.total()} deliveries failed" + (f": {told}" if told else "")
+        line = f"{counted(counts.total(), 'delivery', 'deliveries')} failed" + (f": {told}" if told else "")
         if self.unreadable:
-            line += f"; {self.unreadable} entries of GitHub's list could not be read"
+            entries = counted(self.unreadable, "entry", "entries")
+            line += f"; {entries} of GitHub's list could not be read"
         return line if self.trouble is None else f"{self.trouble}; {line}"
 
 

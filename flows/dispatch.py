@@ -31,6 +31,7 @@ from flows.pipeline import RESUME, Order, Steps, again, take_to_gate, waits_for_
 from flows.release import OUTSIDE, order_by_rule, usable_projects
 from flows.work import see_task
 from flows.workspace import Workspace, current, home_tag
+from ssot.counted import counted
 from ssot.store import Refused
 from ssot.task import Task, review_digest
 
@@ -383,7 +384,7 @@ def _state_of_all(outcomes: list[Outcome]) -> State[Any]:
     if not outcomes:
         return Completed(name="NothingPending", message="no task was pending")
     bad = [outcome for outcome in outcomes if not outcome.ok]
-    message = f"{len(outcomes) - len(bad)} of {len(outcomes)} tasks went their way"
+    message = f"{len(outcomes) - len(bad)} of {counted(len(outcomes), 'task went its way', 'tasks went their way')}"
     if bad:
         names = ", ".join(f"{one.task_id} {one.name}" for one in bad[:10])
         return Failed(name="SomeEnded", message=f"{message}; {names}")

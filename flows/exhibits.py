@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from flows.outcome import Outcome
 from ssot import diff
+from ssot.counted import counted
 from ssot.observed import CheckRun, CommandRun, Observed
 from ssot.task import Attempt, Issue, Result, Task
 
@@ -140,7 +141,7 @@ def _diff(text: str) -> list[str]:
     rows = [(escaped(path), f"\\+{added}", f"\\-{removed}") for path, added, removed in diff_stat(text)]
     shown = [_UNSEEN.sub(" ", line)[:MAX_TEXT] for line in text.split("\n")]
     if len(shown) > MAX_DIFF_LINES:
-        shown = [*shown[:MAX_DIFF_LINES], f"… {len(shown) - MAX_DIFF_LINES} more lines"]
+        shown = [*shown[:MAX_DIFF_LINES], f"… {counted(len(shown) - MAX_DIFF_LINES, 'more line')}"]
     longest = max((len(run) for run in re.findall(r"`+", "\n".join(shown))), default=0)
     fence = "`" * max(3, longest + 1)
     return ["", "## Diff", "", *table(("file", "added", "removed"), rows), "", f"{fence}diff", *shown, fence]
@@ -216,4 +217,7 @@ def outcomes_page(outcomes: Sequence[Outcome], api_url: str) -> str:
         counts[outcome.name] = counts.get(outcome.name, 0) + 1
     summary = ", ".join(f"{count} {escaped(name)}" for name, count in sorted(counts.items())) or "nothing was pending"
     rows = ((link_to(api_url, one.task_id), escaped(one.name), escaped(one.detail)) for one in outcomes[:1000])
-    return "\n".join([f"# {len(outcomes)} tasks: {summary}", "", *table(("task", "outcome", "detail"), rows)]) + "\n"
+    return (
+        "\n".join([f"# {counted(len(outcomes), 'task')}: {summary}", "", *table(("task", "outcome", "detail"), rows)])
+        + "\n"
+    )

@@ -12,6 +12,7 @@ from prefect.states import Completed
 
 from audit.signer import NothingToSign, Signed
 from flows.workspace import current
+from ssot.counted import counted
 from ssot.settings import Settings
 from ssot.signing import signer_of, signing_key
 
@@ -22,13 +23,13 @@ async def sign_head() -> State[Any]:
     signed = await asyncio.to_thread(_sign, current().settings)
     if signed is None:
         return Completed(name="NothingSigned", message="the log is empty, or there is no key: `kircerta keys create`")
-    page = f"{signed.head.size:,} events, root `{signed.head.root.hex()}`\n\n```\n{signed.note.decode()}```\n"
+    page = f"{counted(signed.head.size, 'event')}, root `{signed.head.root.hex()}`\n\n```\n{signed.note.decode()}```\n"
     await acreate_markdown_artifact(page, key="signed-head", description="The log's signed head")
     if signed.not_copied is not None:
         raise RuntimeError(f"the checkpoint at {signed.head.size} is not kept elsewhere: {signed.not_copied}")
     return Completed(
         name="Signed" if signed.is_new else "SignedBefore",
-        message=f"{signed.head.size} events of {signed.head.origin}",
+        message=f"{counted(signed.head.size, 'event')} of {signed.head.origin}",
     )
 
 

@@ -33,6 +33,7 @@ from reports.style import (
     nothing,
     plain,
 )
+from ssot.counted import counted
 from ssot.runs import warm_up
 
 _HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#eef4fb", "#8fb8e0", "#2b6cb0", "#173a63", "#0b1c33"])
@@ -138,7 +139,7 @@ def over_time(found: pd.DataFrame, kinds: Sequence[str] = (), *, slices: int = 1
         legend(rows[0])
         elapsed(rows[-1], until)
 
-    says = f"{len(found):,} operations in {until:,.0f} s"
+    says = f"{counted(len(found), 'operation')} in {until:,.0f} s"
     return draw(title, says, paint, height=1.0 + 1.9 * len(names))
 
 
@@ -201,7 +202,7 @@ def errors_over_time(found: pd.DataFrame, *, slices: int = 80) -> Chart:
     failed = found[found["error"].notna() | found["done_us"].lt(0)]
     title = "What failed"
     if failed.empty:
-        return nothing(title, f"none of {len(found):,} operations failed")
+        return nothing(title, f"none of {counted(len(found), 'operation')} failed")
     until = _seconds(found)
     reason = failed["error"].astype("str").where(failed["error"].notna(), "never answered")
     told = failed["kind"].astype("str") + ": " + reason

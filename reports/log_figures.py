@@ -29,6 +29,7 @@ from reports.style import (
     nothing,
     plain,
 )
+from ssot.counted import counted
 
 _SPANS: Final = {
     "to_ack_s": ("dispatch to ACK", BLUE),
@@ -194,7 +195,10 @@ def issues_by_criterion(issues: pd.DataFrame, *, most: int = 15) -> Chart:
         legend(axes)
 
     return draw(
-        title, f"{len(issues):,} issues on {named['where'].nunique():,} criteria", paint, height=1.2 + 0.3 * len(table)
+        title,
+        f"{counted(len(issues), 'issue')} on {counted(named['where'].nunique(), 'criterion', 'criteria')}",
+        paint,
+        height=1.2 + 0.3 * len(table),
     )
 
 
@@ -234,7 +238,7 @@ def checks(found: Acceptance) -> Chart:
 
     held = sum(one.ok for module in found.modules for one in module.checks)
     count = sum(len(module.checks) for module in found.modules)
-    return draw(title, f"{held} of {count} checks hold", paint, height=0.8 + 0.36 * len(found.modules))
+    return draw(title, f"{held} of {counted(count, 'check')} held", paint, height=0.8 + 0.36 * len(found.modules))
 
 
 def _square(column: int, row: int, tone: str) -> Rectangle:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from ssot.counted import counted
+
 RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 Home = Path | str | None
 """A workspace; None stands for the one that KIRCERTA_HOME names, else the current folder."""
@@ -30,5 +32,6 @@ def run_folder(home: Home, run_id: str) -> Path:
     if RUN_ID.fullmatch(run_id) and (runs / run_id / "run.json").is_file():
         return runs / run_id
     known = sorted((path.parent.name for path in runs.glob("*/run.json")), reverse=True)
-    hint = f"there are {len(known)} runs, e.g. {known[0]}" if known else "there are no runs yet"
+    there = counted(len(known), "run is there", "runs are there")
+    hint = f"{there}, e.g. {known[0]}" if known else "there are no runs yet"
     raise NoSuchRun(f"no run {run_id!r:.140} in {runs}: {hint}")

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import pandas as pd
 
+from ssot.counted import counted
+
 TABLE: Final = "application/vnd.kircerta.table+json"
 VERDICTS: Final = "application/vnd.kircerta.verdicts+json"
 _MISSING: Final = "–"
@@ -48,7 +50,7 @@ class Table:
         if not rows:
             body = f'<tr><td class="quiet" colspan="{len(columns)}">nothing</td></tr>'
         left = len(self.frame) - len(rows)
-        more = f'<p class="quiet">and {left:,} rows more</p>' if left > 0 else ""
+        more = '<p class="quiet">and ' + counted(left, "more row") + "</p>" if left > 0 else ""
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         top = f"<thead><tr>{head}</tr></thead>" if self.headed else ""
         whole = f"<table>{caption}{top}<tbody>{body}</tbody></table>"

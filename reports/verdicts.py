@@ -8,6 +8,7 @@ import pandas as pd
 
 from reports.records import Acceptance, Run, Threshold
 from reports.tables import Verdict, Verdicts, number
+from ssot.counted import counted
 
 _KEPT_UP: Final = {True: "yes", False: "no: the run is invalid", None: "no outcome yet"}
 
@@ -51,19 +52,21 @@ def of_acceptance(found: Acceptance) -> Verdicts:
     modules = []
     for module in found.modules:
         held = sum(one.ok for one in module.checks)
-        modules.append(Verdict(module.name, f"{held} of {len(module.checks)} checks", module.ok))
+        modules.append(Verdict(module.name, f"{held} of {counted(len(module.checks), 'check')}", module.ok))
     return Verdicts("Acceptance", tuple(modules))
 
 
 def of_log(log: pd.DataFrame, chain: dict[str, Any], coverage: pd.DataFrame, attempts: pd.DataFrame) -> Verdicts:
     """Whether the log holds together, and whether what it tells kept to the rules."""
-    problem = chain["problem"]
+    problem, events = chain["problem"], counted(chain["events"], "event")
     gaps = missing(log)
     decided = coverage["digest_given"].dropna()
     own = self_decided(attempts, log)
     found = [
         Verdict(
-            "the chain holds", problem or f"{chain['events']:,} events, head {chain['head'][:19]}…", problem is None
+            "the chain holds",
+            problem or f"{events}, head {chain['head'][:19]}…",
+            problem is None,
         ),
         Verdict("no seq is missing", f"{gaps:,} missing", gaps == 0),
         Verdict(

@@ -24,6 +24,7 @@ from audit.files import Busy, FileLock, NotRegular, StorageFailed
 from audit.log import Rewound
 from audit.stamp import rfc3339
 from ssot.alarms import Reading
+from ssot.counted import counted
 from ssot.ingest.delivery import BadPayload, Delivered, Delivery, Sender
 from ssot.ingest.parcel import Parcel
 from ssot.store import Refused, Store
@@ -164,7 +165,8 @@ class Inbox:
         sizes = [size for _, _, size in self._listed()]
         if len(sizes) >= MAX_DELIVERIES or sum(sizes) + size > MAX_BYTES:
             raise InboxFull(
-                f"{len(sizes)} deliveries ({sum(sizes):,} bytes) wait in {self.folder}, no more are kept: {_WAY_OUT}"
+                f"{counted(len(sizes), 'delivery waits', 'deliveries wait')} in {self.folder} ({sum(sizes):,} bytes), "
+                f"no more are kept: {_WAY_OUT}"
             )
 
     # ----------------------------------------------------------------------------------------- looking
@@ -196,8 +198,10 @@ class Inbox:
         size = sum(one for _, _, one in listed)
         failed = sum(self._tries(key).count >= TRIES for _, key, _ in listed)
         figures = {"kept": len(listed), "bytes": size, "failed": failed}
-        full = f"{len(listed)} deliveries ({size:,} bytes) are kept, hardly any more will be: {_WAY_OUT}"
-        given_up = f"{failed} kept deliveries are not tried by themselves any more: {_WAY_OUT}"
+        kept = counted(len(listed), "delivery is kept", "deliveries are kept")
+        full = f"{kept} ({size:,} bytes), hardly any more will be: {_WAY_OUT}"
+        told = counted(failed, "kept delivery is not tried by itself", "kept deliveries are not tried by themselves")
+        given_up = f"{told} any more: {_WAY_OUT}"
         is_full = len(listed) >= MAX_DELIVERIES or size > MAX_BYTES - _A_LARGE_ONE
         return [
             Reading("inbox_full", is_full, full, figures, calm_s=0.0),

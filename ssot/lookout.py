@@ -11,6 +11,7 @@ from typing import Final
 from audit.log import segments
 from ssot.alarms import Reading
 from ssot.claims import is_claimed
+from ssot.counted import counted
 from ssot.presence import is_dispatcher_alive
 from ssot.store import Store
 
@@ -61,7 +62,9 @@ def dispatcher(store: Store, patience_s: float) -> Reading:
     home = store.home
     waiting = [] if is_dispatcher_alive(home) else [one for one in store.open_attempts() if _is_ours(one.executor)]
     left = [one.task_id for one in waiting if not is_claimed(home, one.dispatch_id)]
-    reason = f"{len(left)} dispatches wait for a dispatcher and none runs: start `kircerta up`"
+    reason = (
+        f"{counted(len(left), 'dispatch waits', 'dispatches wait')} for a dispatcher and none runs: start `kircerta up`"
+    )
     return Reading("dispatcher_gone", bool(left), reason, {"waiting": len(left)}, patience_s, calm_s=0.0)
 
 

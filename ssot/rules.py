@@ -8,6 +8,7 @@ from typing import Any, Final
 from audit.event import Draft
 from audit.stamp import Stamp, later, seconds_of
 from ssot import gate, intents, messages
+from ssot.counted import counted
 from ssot.evolution import evolve, is_open
 from ssot.gate import OWING, is_owed_by, owed
 from ssot.intents import Intent
@@ -198,7 +199,7 @@ def _dispatch(case: Case, intent: intents.Dispatch) -> Ruling:
     if intent.issues is not None and intent.issues != due:
         raise No(
             "fidelity_violation",
-            f"{task.task_id} must be dispatched with its {len(due)} issues verbatim and in order: "
+            f"{task.task_id} must be dispatched with its {counted(len(due), 'issue')} verbatim and in order: "
             f"{messages.first_unlike(intent.issues, due)}",
             event="fidelity_violation",
         )
@@ -230,7 +231,7 @@ def _check_terms(case: Case, intent: intents.Dispatch, number: int) -> None:
     if policy.max_attempts is not None and number > policy.max_attempts:
         raise No(
             "attempts_exhausted",
-            f"{case.task_id} had its {policy.max_attempts} attempts in the project {policy.project}: "
+            f"{case.task_id} had its {counted(policy.max_attempts, 'attempt')} in the project {policy.project}: "
             "none of them came through, and no further one is begun",
             max_attempts=policy.max_attempts,
         )

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 from audit.event import Event
 from audit.stamp import seconds_of
+from ssot.counted import counted
 from ssot.gate import deadline_of
 from ssot.projects import AutoDispatch, BadProjectsFile, Project, ProjectPolicy, Projects
 from ssot.schedules import ScheduledRun
@@ -181,7 +182,7 @@ def _detail(data: dict[str, Any]) -> str:
     part = data.get("ended") or data.get("unlanded")
     reason = part.get("reason") if isinstance(part, dict) else data.get("reason")
     parts = [part for part in (reason, data.get("detail")) if isinstance(part, str) and part]
-    return ": ".join(parts) or (f"after {data['rejects']} rejections in a row" if "rejects" in data else "")
+    return ": ".join(parts) or (f"after {counted(data['rejects'], 'rejection')} in a row" if "rejects" in data else "")
 
 
 def standing(

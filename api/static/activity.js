@@ -3,7 +3,7 @@
 import { get } from "./ask.js";
 import { clear, clock, copy, exact, h, pieces, said } from "./dom.js";
 import { VirtualList } from "./virtual.js";
-import { GROUPS, kindWord, saying, toneOf } from "./words.js";
+import { GROUPS, counted, kindWord, saying, toneOf } from "./words.js";
 
 const KEPT = 20_000; // events; older ones are read again when they are asked for
 const WINDOW = 500;
@@ -178,7 +178,7 @@ export class ActivityView {
     );
     this.list.anchored(() => (this.list.items = shown));
     this.scroller.setAttribute("aria-rowcount", String(shown.length));
-    const words = shown.length === this.events.length ? `${shown.length} events` : `${shown.length} of ${this.events.length}`;
+    const words = shown.length === this.events.length ? counted(shown.length, "event") : `${shown.length} of ${this.events.length}`;
     if (this.count.textContent !== words) this.count.textContent = words;
     this.empty.hidden = shown.length > 0;
     if (!shown.length) this.empty.textContent = this.problem?.detail ?? (this._reading ? "Reading the log…" : this.events.length ? "No event fits these filters." : "The log is empty.");

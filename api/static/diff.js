@@ -1,6 +1,7 @@
 // Shows texts that differ: unified diffs file by file, and two texts that should be the same word for word.
 
 import { add, h, pieces, said } from "./dom.js";
+import { counted } from "./words.js";
 
 const OPEN_LINES = 300; // larger files start folded
 const PART = 1500; // lines drawn at once
@@ -119,7 +120,7 @@ function drawLines(body, lines, from) {
   const upTo = Math.min(lines.length, from + PART);
   for (let index = from; index < upTo; index++) body.append(lineView(lines, index));
   if (upTo < lines.length) {
-    const more = h("button", { type: "button", class: "more" }, `Show more (${lines.length - upTo} lines)`);
+    const more = h("button", { type: "button", class: "more" }, `Show more (${counted(lines.length - upTo, "line")})`);
     more.addEventListener("click", () => (more.remove(), drawLines(body, lines, upTo)));
     body.append(more);
   }

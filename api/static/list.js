@@ -2,7 +2,7 @@
 
 import { clear, h, said, tick, when } from "./dom.js";
 import { VirtualList } from "./virtual.js";
-import { SOURCES, STATUSES, badge } from "./words.js";
+import { SOURCES, STATUSES, badge, counted } from "./words.js";
 
 const COLUMNS = [
   ["status", "Status"],
@@ -133,7 +133,7 @@ export class ListView {
   _drawCount(shown) {
     const { tasks } = this;
     const total = tasks.byId.size;
-    const text = tasks.loading && !tasks.loaded ? `${total} so far…` : shown === total ? `${total} tasks` : `${shown} of ${total}`;
+    const text = tasks.loading && !tasks.loaded ? `${total} so far…` : shown === total ? counted(total, "task") : `${shown} of ${total}`;
     if (this.count.textContent !== text) this.count.textContent = text;
     clear(this.empty).hidden = shown > 0;
     if (shown > 0) return;

@@ -7,7 +7,7 @@ import { openGate } from "./gate.js";
 import { flash } from "./list.js";
 import { stageOf } from "./tasks.js";
 import { traceView } from "./trace.js";
-import { badge, kindWord, saying, toneOf } from "./words.js";
+import { badge, counted, kindWord, saying, toneOf } from "./words.js";
 
 const MAX_ROWS = 300; // operations drawn before somebody asks for the rest
 
@@ -468,7 +468,7 @@ export class TaskView {
       h("h3", {}, "Result", h("span", { class: `tag ${result.outcome === "completed" ? "good" : "bad"}` }, result.outcome), h("span", { class: "by" }, "by ", said(result.by), ", ", when(result.at))),
       result.summary && prose(result.summary),
       result.observed && this._observed(result.observed, n),
-      this._fold(`${n} log`, [h("span", { class: "h3" }, "Work log"), h("span", { class: "faint" }, `${result.work_log.length} operations`)], log, true),
+      this._fold(`${n} log`, [h("span", { class: "h3" }, "Work log"), h("span", { class: "faint" }, counted(result.work_log.length, "operation"))], log, true),
       snapshot
         ? this._fold(
             `${n} diff`,
@@ -510,7 +510,6 @@ export class TaskView {
             h("tbody", {}, [...checks, ...commands].slice(0, MAX_ROWS).map(row)),
           ),
       );
-    const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
     const told = checks.length ? `${counted(checks.length, "check")}, ${failed} failed` : counted(commands.length, "command");
     return this._fold(`${n} seen`, [h("span", { class: "h3" }, "Seen from outside"), h("span", { class: failed ? "minus" : "faint" }, told)], body, checks.length > 0);
   }
@@ -675,7 +674,7 @@ export class TaskView {
     return h(
       "section",
       { class: "panel timeline" },
-      h("h2", {}, "Timeline", h("span", { class: "faint" }, this.timelineComplete ? `${shown.length} events` : "reading…")),
+      h("h2", {}, "Timeline", h("span", { class: "faint" }, this.timelineComplete ? counted(shown.length, "event") : "reading…")),
       h(
         "ol",
         { class: "events" },
@@ -730,7 +729,7 @@ function duration(from, to) {
 
 /** The operations beyond the first ones, once they are asked for. */
 function rest(work, row) {
-  const more = h("button", { type: "button", class: "more" }, `Show all ${work.length} operations`);
+  const more = h("button", { type: "button", class: "more" }, `Show all ${counted(work.length, "operation")}`);
   more.addEventListener("click", () => {
     more.previousElementSibling.tBodies[0].append(...work.slice(MAX_ROWS).map(row));
     more.remove();

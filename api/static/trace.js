@@ -28,7 +28,7 @@ export function traceView(trace, jump, fold) {
 function summary({ coverage, stage }) {
   const { criteria } = coverage;
   const parts = [
-    `${coverage.criteria_with_operation} of ${counted(criteria, "criterion").replace("criterions", "criteria")} with operations`,
+    `${coverage.criteria_with_operation} of ${counted(criteria, "criterion", "criteria")} with operations`,
     `${coverage.criteria_with_evidence} run or tested`,
     `${coverage.criteria_with_hunk} with hunks`,
   ];

@@ -106,7 +106,8 @@ export const GROUPS = {
   trouble: ["Refusals and warnings", (type) => ["bad", "warn"].includes(toneOf(type))],
 };
 
-export const counted = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+/** "1 event", "2 events". `many` is the plural where it is not `one` with an s. */
+export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
 const joined = (...parts) => parts.filter(Boolean).join(" · ");
 
 /** What an event says beyond its type, in one line. */
@@ -165,7 +166,7 @@ export function saying(event) {
     case "task_unlocked":
       return said(short(data.unlocked?.reason ?? data.reason ?? ""));
     case "reject_lock":
-      return said(`after ${data.rejects} rejections in a row`);
+      return said(`after ${counted(data.rejects, "rejection")} in a row`);
     case "landing_refused":
       return said(joined(data.reason?.replaceAll("_", " "), short(data.detail)));
     case "landing_failed":

@@ -20,6 +20,7 @@ from flows.outcome import Outcome
 from flows.overdue import settle_now
 from flows.pipeline import Order, again, take_to_gate
 from flows.workspace import Workspace
+from ssot.counted import counted
 from ssot.intents import Dispatch
 from ssot.rules import forwarded_issues
 from ssot.store import Refused
@@ -281,11 +282,11 @@ def _verbatim(on: Ground) -> str:
     asyncio.run(take_to_gate(workspace, "carried", again(on.store.task("carried"))))
     first, second = orjson.loads(on.document("carried"))["attempts"]
     wanted = [*first["verdict"]["issues"], *first["decision"]["issues"]]
-    expect(len(wanted) >= 3, f"only {len(wanted)} issues to carry")
+    expect(len(wanted) >= 3, f"only {counted(len(wanted), 'issue')} to carry")
     expect(second["dispatch"]["issues"] == wanted, "the second dispatch does not carry them verbatim")
     expect(second["ack"]["issues"] == wanted, "the second ACK does not repeat them")
     event = on.event("task_redispatched", "carried")
-    return f"seq {event.seq}: task_redispatched with {len(wanted)} issues, the verdict's, then the person's"
+    return f"seq {event.seq}: task_redispatched with {counted(len(wanted), 'issue')}, the verdict's, then the person's"
 
 
 def _altered(on: Ground) -> str:
@@ -322,4 +323,4 @@ def _undecided(on: Ground) -> str:
     decided = on.events("task_approved") + on.events("task_rejected")
     others = [f"seq {one.seq}: {one.type} by {one.actor}" for one in decided if one.actor != "alice"]
     expect(not others, "; ".join(others))
-    return f"{len(decided)} decisions in {on.last_seq()} events, all by the person who took them"
+    return f"{counted(len(decided), 'decision')} in {counted(on.last_seq(), 'event')}, all by the person who took them"

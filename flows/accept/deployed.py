@@ -14,6 +14,7 @@ from flows import exhibits
 from flows.accept.record import Acceptance
 from flows.command import carry_out
 from flows.workspace import current_settings
+from ssot.counted import counted
 
 LONGEST_S: Final = 900.0
 _ENDS_S: Final = 30.0
@@ -52,7 +53,9 @@ def state_of(found: Acceptance) -> State[Any]:
 def _summary(found: Acceptance) -> str:
     checks = [one.ok for of in found.modules for one in of.checks]
     open_ = sum(len(of.not_shown) for of in found.modules)
-    return f"{sum(checks)} of {len(checks)} checks hold, {open_} things are not shown"
+    return (
+        f"{sum(checks)} of {counted(len(checks), 'check')} held, {counted(open_, 'thing is', 'things are')} not shown"
+    )
 
 
 def page(found: Acceptance, api_url: str) -> str:

@@ -16,6 +16,7 @@ from audit.stamp import rfc3339
 from flows.accept.ground import ACTOR, Broken, Checks, Ground, Look, expect, expect_refusal, told
 from flows.load.prepare import EXECUTOR, REVIEWER, dispatch_for, to_gate
 from ssot import replay
+from ssot.counted import counted
 from ssot.store import Refused
 
 _DELIVERIES: Final = ("github", "xcode", "telegram")
@@ -195,7 +196,8 @@ def _replayed(on: Ground) -> str:
     replayed = replay.check(on.settings.home)
     wrong = [*replayed.differing, *replayed.missing, *replayed.extra]
     expect(replayed.ok, f"replay: {replayed.problem or ', '.join(wrong)}")
-    return f"{verified.events} events verified, up to seq {verified.last_seq}; {replayed.tasks} task files are the same"
+    same = counted(replayed.tasks, "task file is the same", "task files are the same")
+    return f"{counted(verified.events, 'event')} verified, up to seq {verified.last_seq}; {same}"
 
 
 def _tampered(on: Ground) -> str:

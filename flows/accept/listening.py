@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from flows.accept.ground import Broken
+from ssot.counted import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ async def _listen(
                 await _read(answer, frames, enough)
             await acting
     except TimeoutError:
-        raise Broken(f"after {within_s:g} s only {len(frames)} events had come") from None
+        raise Broken(f"after {within_s:g} s only {counted(len(frames), 'event')} had come") from None
     return frames
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from flows.accept.ground import Broken, Checks, Ground, NotShown, expect
 from flows.accept.record import Check
 from flows.load import runs
+from ssot.counted import counted
 from ssot.runs import Bound, Kind, RunRecord, lasted_s, long_soaks
 from ssot.settings import Settings
 
@@ -95,7 +96,7 @@ def _in_time(record: RunRecord) -> str:
 def _where(record: RunRecord) -> str:
     first, last = record.log_seq or (0, 0)
     if record.kind == "chaos":
-        return f"{record.run_id} ({last - first} events in a workspace of its own)"
+        return f"{record.run_id} ({counted(last - first, 'event')} in a workspace of its own)"
     return f"{record.run_id} (seq {first} to {last})"
 
 

@@ -13,6 +13,7 @@ from flows.accept import browser
 from flows.accept.ground import Checks, Ground, NotShown, expect
 from flows.accept.listening import Frame, listen
 from flows.playground import CODE, end
+from ssot.counted import counted
 
 NOT_SHOWN: Final = (
     "a client that stops reading, and hundreds of clients: the test suite and `kircerta load soak` have those",
@@ -112,7 +113,7 @@ def _write(on: Ground, name: str) -> None:
 def _gaps(seqs: list[int], began: int, last: int) -> str:
     missing = sorted(set(range(began + 1, last + 1)) - set(seqs))
     twice = sorted({one for one in seqs if seqs.count(one) > 1})
-    return f"{len(seqs)} events; missing: {missing[:5]}; twice: {twice[:5]}"
+    return f"{counted(len(seqs), 'event')}; missing: {missing[:5]}; twice: {twice[:5]}"
 
 
 def _reset(on: Ground) -> str:

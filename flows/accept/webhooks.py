@@ -12,6 +12,7 @@ import orjson
 
 from flows.accept.ground import Checks, Ground, expect, expect_refusal, told
 from flows.playground import end
+from ssot.counted import counted
 
 SECRETS: Final = {f"{name}_secret": secrets.token_urlsafe(24) for name in ("github", "xcode", "telegram")}
 NOT_SHOWN: Final = ("deliveries from GitHub, Xcode Cloud and Telegram themselves: the payloads have their form only",)
@@ -197,7 +198,9 @@ def _counted(on: Ground) -> str:
     found = on.events("webhook_rejected")
     total = sum(int(one.data["count"]) for one in found)
     expect(total == _REFUSED, f"{_REFUSED} deliveries were refused, the log has {total}")
-    return f"{total} refusals in {len(found)} webhook_rejected: seq {', '.join(str(one.seq) for one in found)}"
+    return (
+        f"{counted(total, 'refusal')} in {len(found)} webhook_rejected: seq {', '.join(str(one.seq) for one in found)}"
+    )
 
 
 _REFUSED: Final = 7

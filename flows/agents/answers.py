@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from flows.agents.play import Line, now
 from flows.agents.signs import Edited, Looked, Ran, Sign
+from ssot.counted import counted
 
 MAX_OPERATIONS: Final = 2_000
 MAX_OUTPUT: Final = 16 * 1024
@@ -161,7 +162,8 @@ def result_of(job: Mapping[str, Any], answer: Line | None, log: WorkLog, diff: L
     known = [one["id"] for one in job["dispatch"]["acceptance_criteria"]]
     log.add_claims([one for one in claims if isinstance(one, dict)] if isinstance(claims, list) else [], known)
     if log.left_out:
-        log.add_note("work log", f"{log.left_out} more operations were made and are not listed")
+        left = counted(log.left_out, "more operation was made and is", "more operations were made and are")
+        log.add_note("work log", f"{left} not listed")
     if not log.operations:
         log.add_note("work log", "the agent did nothing that could be seen")
     if answer is None:

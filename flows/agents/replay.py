@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from flows.agents.play import Line, Move, now
 from flows.agents.testlog import Command, Log, Test, Tests, read_log, read_tests
 from ssot import diff as unified
+from ssot.counted import counted
 
 OPTIONS = frozenset({"dir", "name", "then"})
 EXAMPLES = Path(__file__).parents[2] / "examples" / "recordings"
@@ -83,7 +84,7 @@ def recording_task(diff: Path) -> dict[str, Any]:
     recording = load(diff)
     return {
         "task_id": recording.recording_id,
-        "title": f"Replay {diff.stem}: {_counted(len(recording.tests.ran), 'test')}",
+        "title": f"Replay {diff.stem}: {counted(len(recording.tests.ran), 'test')}",
         "source": "import",
         "request_text": _request(diff.stem, recording),
         "acceptance_criteria": [
@@ -141,7 +142,7 @@ def _the_one(folder: Path, wanted: str) -> Path:
         diff for diff in known if wanted in (diff.stem, recording_id(diff).rpartition(".")[0])
     ]
     if len(found) != 1:
-        raise NoRecording(f"{folder} has {_counted(len(found), 'recording')} for {wanted!r}, of {len(known)} in all")
+        raise NoRecording(f"{folder} has {counted(len(found), 'recording')} for {wanted!r}, of {len(known)} in all")
     return found[0]
 
 
@@ -275,7 +276,7 @@ def reviewer(job: Mapping[str, Any]) -> Iterator[Move]:
         "type": "verdict",
         "dispatch_id": dispatch_id,
         "decision": "reject" if issues else "approve",
-        "summary": f"{_counted(shown, 'criterion', 'criteria')} shown, {_counted(len(issues), 'issue')}.",
+        "summary": f"{counted(shown, 'criterion', 'criteria')} shown, {counted(len(issues), 'issue')}.",
         "issues": issues,
     }
 
@@ -320,7 +321,3 @@ def _detail(op: Mapping[str, Any], job: Mapping[str, Any]) -> str:
         return str(op["detail"])
     tested = find(job).tested
     return tested.output if tested is not None else ""
-
-
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

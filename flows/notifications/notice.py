@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from audit.event import Event
 from flows.notifications.targets import Kind
+from ssot.counted import counted
 from ssot.task import Task
 
 _OF_TASKS: Final[dict[str, Kind]] = {
@@ -119,7 +120,7 @@ def _says(notice: Notice, task: Task | None) -> str:
     if notice.kind == "needs_review" and attempt is not None and attempt.verdict is not None:
         verdict = attempt.verdict
         count = len(verdict.issues)
-        issues = f", with {count} issue{'' if count == 1 else 's'}" if count else ""
+        issues = f", with {counted(count, 'issue')}" if count else ""
         return f"Attempt {attempt.attempt} waits for a person; its reviewer says {verdict.decision}{issues}."
     if notice.kind == "reject_lock":
         return "Too many rejected attempts in a row: it is dispatched again only once a person unlocks it."

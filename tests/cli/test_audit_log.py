@@ -101,3 +101,11 @@ def test_fidelity_follows_the_history_and_names_what_differs(run: Run, home: Pat
     assert "dispatch.issues[0]" in ran.out
     assert "issue X" in ran.out
     assert json.loads(run("audit", "fidelity", "--json").out)["differences"][0]["attempt"] == 2
+
+
+def test_one_is_told_as_one(run: Run, home: Path) -> None:
+    run("task", "create", "text", "--id", "T-1")
+    assert run("audit", "verify").out.startswith("1 event in 1 segment up to seq 1, ")
+    assert run("audit", "replay", "--check").out.startswith("1 event leads to 1 task\n")
+    assert run("audit", "fidelity").out.startswith("1 task, 0 dispatches, 0 of them again, with 0 issues ")
+    assert run("task", "list").out.endswith("1 of 1 task\n")

@@ -222,7 +222,7 @@ def test_doctor_says_whether_there_is_a_key_and_how_old_the_last_checkpoint_is(r
     run("audit", "checkpoint")
     run("task", "create", "text", "--id", "T-2")
     told = found(run("doctor", "--json"))["evidence"]
-    assert (told["level"], told["what"].startswith(fingerprint), told["what"].endswith("1 events came since")) == (
+    assert (told["level"], told["what"].startswith(fingerprint), told["what"].endswith("1 event came since")) == (
         "ok",
         True,
         True,

@@ -183,7 +183,7 @@ def test_doctor_says_whether_the_projects_file_can_be_used(run: Run, home: Path)
     path = home / "config" / "projects.toml"
     path.parent.mkdir()
     path.write_text('[project.shop]\n[[project.shop.auto_dispatch]]\nsource = "github"\n')
-    assert findings(run)[1]["projects"]["what"].startswith("shop; 1 rules")
+    assert findings(run)[1]["projects"]["what"].startswith("shop; 1 rule lets tasks")
     path.write_text("[project.shop]\nquorums = 2\n")
     code, found = findings(run)
     assert (code, found["projects"]["level"]) == (1, "fail")

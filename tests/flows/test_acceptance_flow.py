@@ -58,7 +58,7 @@ def test_what_does_not_hold_is_named_in_the_state() -> None:
     told = page(found, "http://127.0.0.1:8000/")
     assert r"| **fails** | stream | a door is shut | it \| was open |" in told
     assert "- not shown (stream): the cellar" in told
-    assert "1 of 2 checks hold, 1 things are not shown" in told
+    assert "1 of 2 checks held, 1 thing is not shown" in told
 
 
 def test_old_runs_go_and_the_run_says_which(workspace: Workspace, on_prefect: PrefectServer) -> None:

@@ -74,7 +74,7 @@ def test_runs_are_listed_the_oldest_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nope", "", "../r-1", "r-1/..", "/etc", ".", "r-1\n"])
 def test_what_is_no_run_is_refused_with_what_there_is(tmp_path: Path, name: str) -> None:
     data.a_run(tmp_path, "r-1", data.operations([1.0]))
-    with pytest.raises(NoSuchRun, match="there are 1 runs"):
+    with pytest.raises(NoSuchRun, match="1 run is there"):
         reports.samples(name, tmp_path)
 
 
