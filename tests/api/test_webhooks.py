@@ -446,6 +446,20 @@ async def test_the_secret_may_stand_in_the_query_or_in_the_path(home: Path, stor
     assert b"plain" not in (home / "audit" / "events.jsonl").read_bytes()
 
 
+async def test_a_secret_with_a_plus_is_encoded_and_one_with_a_slash_has_no_place_in_the_path(home: Path) -> None:
+    async with api(home, **{**SECRETS, "xcode_secret": SecretStr("a+b/c")}) as client:
+        answers = {
+            address: (await client.post(f"/webhooks/xcode{address}", json=builders.build_payload())).status_code
+            for address in ("?token=a%2Bb%2Fc", "?token=a%2Bb/c", "?token=a+b/c", "/a%2Bb%2Fc", "/a+b/c")
+        }
+    assert list(answers.values()) == [202, 200, 401, 404, 404]
+    other = home / "other"
+    other.mkdir()
+    async with api(other, **{**SECRETS, "xcode_secret": SecretStr("a+b")}) as client:
+        answer = await client.post("/webhooks/xcode/a%2Bb", json=builders.build_payload())
+    assert answer.status_code == 202
+
+
 async def test_the_secret_is_struck_out_of_a_payload_that_tells_it(home: Path, store: Store) -> None:
     told_url = f"https://kircerta.example{XCODE_URL}"
     payload = {**builders.build_payload(), "webhook": {"url": told_url, XCODE: [XCODE]}}
