@@ -285,7 +285,7 @@ def fidelity(json: Json = False) -> None:
         for one in found.differences[:1]:
             say(f"seq {one.seq} ({one.event} of {one.task_id}, attempt {one.attempt}) differs at {one.where}:")
             say(f"  expected {one_line(one.expected)}\n  found    {one_line(one.found)}")
-        say("every issue went on verbatim" if found.ok else f"{len(found.differences):,} differences")
+        say("every issue went on verbatim" if found.ok else counted(len(found.differences), "difference"))
     if not found.ok:
         raise typer.Exit(1)
 

@@ -258,7 +258,9 @@ def notifications(home: Path) -> Finding:
         return Finding("notifications", "warn", str(error), "`kircerta notify list` shows all targets")
     if not config.target:
         return Finding("notifications", "ok", "nobody is told anything: there is no target")
-    return Finding("notifications", "ok", f"{len(config.target)} targets" + (", dry run" if config.dry_run else ""))
+    return Finding(
+        "notifications", "ok", counted(len(config.target), "target") + (", dry run" if config.dry_run else "")
+    )
 
 
 def inotify() -> Finding:

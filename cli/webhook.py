@@ -13,6 +13,7 @@ import typer
 from cli import workspace
 from cli.failures import Failure, WrongUse
 from cli.screen import Json, one_line, progress, put_json, put_table, say
+from ssot.counted import counted
 
 if TYPE_CHECKING:
     from audit.event import Event
@@ -184,7 +185,7 @@ def _kept_json(one: Standing) -> dict[str, Any]:
 
 
 def _show_kept(one: Standing) -> None:
-    say(f"kept, {one.state} after {one.tries.count} tries: {one_line(one.why)}")
+    say(f"kept, {one.state} after {counted(one.tries.count, 'try', 'tries')}: {one_line(one.why)}")
     if one.kept is not None:
         say(f"  {one.kept.sender} {one.kept.kind}  {one.kept.delivery_id}  received {one.kept.received_at}")
         for name, value in one.kept.headers.items():

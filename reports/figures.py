@@ -193,7 +193,7 @@ def heat_map(found: pd.DataFrame, kind: str, *, slices: int = 140, steps: int = 
         bar.set_label("operations")
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
-    return draw(title, f"{len(group):,} answers from {low:.3g} to {values.max():.3g} ms", paint, height=3.1)
+    return draw(title, f"{counted(len(group), 'answer')} from {low:.3g} to {values.max():.3g} ms", paint, height=3.1)
 
 
 def errors_over_time(found: pd.DataFrame, *, slices: int = 80) -> Chart:
@@ -424,4 +424,4 @@ def dots_of(figures: pd.DataFrame, measure: str) -> Chart:
             axes.set_title(f"{kind} (ms)")
             axes.grid(visible=False, axis="x")
 
-    return draw(title, f"{len(figures)} figures of {', '.join(kinds)}", paint, height=2.9)
+    return draw(title, f"{counted(len(figures), 'figure')} of {', '.join(kinds)}", paint, height=2.9)

@@ -29,6 +29,7 @@ import orjson
 from pydantic import Field, field_validator, model_validator
 
 from ssot import strict_toml
+from ssot.counted import counted
 from ssot.strict_toml import NotStrictTOML, Table
 from ssot.task import PRINCIPAL, RecordedPolicy, Task
 
@@ -85,7 +86,9 @@ class ProjectPolicy(Table):
         if not self.human_gate and not self.low_risk:
             raise ValueError("human_gate = false needs low_risk: the globs of the paths for which nobody is asked")
         if self.approvers and len(set(self.approvers)) < self.quorum:
-            raise ValueError(f"quorum = {self.quorum} can never be met by {len(set(self.approvers))} approvers")
+            raise ValueError(
+                f"quorum = {self.quorum} can never be met by {counted(len(set(self.approvers)), 'approver')}"
+            )
         if self.reminders_s and self.decision_deadline_s is None:
             raise ValueError("reminders_s needs decision_deadline_s")
         if self.decision_deadline_s is not None and max(self.reminders_s, default=0) >= self.decision_deadline_s:

@@ -113,7 +113,7 @@ function errorView(error) {
 
 /** The policy in a few words: what a person has to know first. */
 function inShort(policy) {
-  const parts = [policy.human_gate ? `${policy.quorum} of ${policy.approvers.length || "any"} approvers` : "no person for low risk"];
+  const parts = [policy.human_gate ? `${policy.quorum} of ${policy.approvers.length ? counted(policy.approvers.length, "approver") : "any approvers"}` : "no person for low risk"];
   if (policy.four_eyes) parts.push("four eyes");
   if (policy.decision_deadline_s) parts.push(`decided within ${span(policy.decision_deadline_s)}`);
   return parts.join(", ");

@@ -159,7 +159,10 @@ def _ended(on: Ground, outcomes: Mapping[str, Outcome | Exception], task_id: str
         wrong = [one for one in types if one in ("task_approved", "task_rejected")]
         expect(not wrong, f"{task_id}: {', '.join(wrong)} without a person")
         expect(outcome.name == expected.outcome, f"{task_id} ended as {outcome.name}: {outcome.detail}")
-        expect(types.count("task_dispatched") == 1, f"{task_id} was dispatched {types.count('task_dispatched')} times")
+        expect(
+            types.count("task_dispatched") == 1,
+            f"{task_id} was dispatched {counted(types.count('task_dispatched'), 'time')}",
+        )
         found, last = on.event(expected.event, task_id, within_s=0), on.events(subject=task_id)[-1]
         end = "" if last.seq == found.seq else f", seq {last.seq}: {last.type}"
         return f"{outcome.name}; seq {found.seq}: {found.type}{end}"

@@ -67,7 +67,7 @@ def _nothing_lost(record: RunRecord) -> str:
     problems = "; ".join((record.chaos or {}).get("problems", ())[:3])
     expect(not broken, f"{_where(record)}: {_told(broken)} {problems}".strip())
     done = sum((record.chaos or {}).get("done", {}).values())
-    trouble = f"trouble was made {done} times; " if record.chaos else ""
+    trouble = f"trouble was made {counted(done, 'time')}; " if record.chaos else ""
     count = ", ".join(f"{figures.count} {name}" for name, figures in record.results.items())
     return f"{_where(record)}: {count}; {trouble}{_told(bounds)}"
 

@@ -124,6 +124,9 @@ def _reset(on: Ground) -> str:
 
     frames = listen(on.settings.api_url, enough, lambda: on.task("stream-reset"), last_event_id=f"{before}.00000000")
     resets = [one for one in frames if one.event == "reset"]
-    expect(len(resets) == 1 and frames[0].event == "reset", f"{len(resets)} resets, first came a {frames[0].event}")
+    expect(
+        len(resets) == 1 and frames[0].event == "reset",
+        f"{counted(len(resets), 'reset')}, first came a {frames[0].event}",
+    )
     expect(frames[1].seq == before + 1, f"after the reset came event {frames[1].seq}, not {before + 1}")
     return f"{before}.00000000: one reset, then seq {frames[1].seq}"

@@ -15,6 +15,7 @@ from pathlib import Path
 # the checkout, for a start without an installed project
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from ssot.counted import counted
 from ssot.fidelity import audit
 
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
         print(f"seq {one.seq} ({one.event} of {one.task_id}, attempt {one.attempt}) differs at {one.where}")
         print(f"  expected {one.expected}")
         print(f"  found    {one.found}")
-    print("every issue went on verbatim" if found.ok else f"{len(found.differences)} differences")
+    print("every issue went on verbatim" if found.ok else counted(len(found.differences), "difference"))
     return 0 if found.ok else 1
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from ssot import strict_json
+from ssot.counted import counted
 from ssot.importers import markdown, rows, source
 from ssot.importers.draft import Gathering, Item, fitted_id, made_id
 from ssot.task import TASK_ID, Criterion
@@ -138,7 +139,9 @@ def gather_csv(path: Path, root: Path, gathering: Gathering) -> None:
             gathering.problem(name, line, f"more than {rows.MAX_ROWS} rows; the rest was not read")
             return
         if len(cells) > len(names):
-            gathering.problem(name, line, f"{len(cells)} cells, but the header has {len(names)} columns")
+            gathering.problem(
+                name, line, f"{counted(len(cells), 'cell')}, but the header has {counted(len(names), 'column')}"
+            )
             continue
         _add(
             CSV,

@@ -16,7 +16,8 @@ PEOPLE_READ = [
 ]
 NOUNS = (
     "segments events tasks runs issues lines deliveries criteria operations hunks rows checks cases streams decisions "
-    "rejections approvals dispatches verdicts rules checkpoints entries refusals commands recordings files findings"
+    "rejections approvals dispatches verdicts rules checkpoints entries refusals commands recordings files findings "
+    "tries differences targets resets answers figures cells columns approvers"
 ).replace(" ", "|")
 BY_HAND = re.compile(rf"\}}(?: more| kept| example| torn)? (?:{NOUNS})\b|\}} bytes behind")
 LARGE = re.compile(r"MAX_|MOST_|_REFUSED")
