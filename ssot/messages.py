@@ -9,7 +9,6 @@ from typing import Any, Final
 from audit.event import Draft
 from audit.stamp import seconds_of
 from ssot import diff, intents
-from ssot.counted import counted
 from ssot.facts import Facts, contradiction, with_diff
 from ssot.past import identities
 from ssot.ruling import HEARTBEAT_EVENT_S, Case, No, Refusal, Ruling
@@ -214,7 +213,7 @@ def _credible(dispatch: Dispatch, body: ResultBody, facts: Facts | None) -> Resu
     if outside:
         raise No(
             "scope_violation",
-            f"the result touches {counted(len(outside), 'path')} outside the scope {list(dispatch.scope)}: "
+            f"the result touches {len(outside)} paths outside the scope {list(dispatch.scope)}: "
             f"{', '.join(outside[:5])}",
             event="scope_violation",
             dispatch_id=dispatch.dispatch_id,
