@@ -20,7 +20,8 @@ from ssot.store import Store, StoreSettings
 from ssot.task import ResultBody
 from tests.faults import world
 
-SETTINGS = StoreSettings(policy=Policy(max_rejects=1), lock_timeout_s=2, segment_bytes=6_000)
+SETTINGS = StoreSettings(policy=Policy(max_rejects=1), lock_timeout_s=0.2, segment_bytes=6_000)
+"""Nobody else wants the lock: it is waited for in vain, and in full, where a `close` failed and kept it."""
 
 
 def tell(*words: object) -> None:

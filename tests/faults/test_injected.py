@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,13 +17,31 @@ from tests.faults.world import Promise
 UNINTERESTING = frozenset({"write", "exit_group", "mmap", "munmap", "mremap", "brk", "getpid", "ioctl"})
 """`write` only tells the test; a failing `mmap` is memory that ran out, which Python itself answers."""
 
+MEMORY = Path("/dev/shm")
+
 Template = tuple[Path, list[Promise]]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    home = tmp_path_factory.mktemp("template")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory where that can be: calls fail and processes die here, the disk has no part in it."""
+    in_memory = MEMORY if os.access(MEMORY, os.W_OK) else tmp_path_factory.mktemp("injected")
+    with TemporaryDirectory(dir=in_memory, prefix="kircerta-injected-") as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def template(folder: Path) -> Template:
+    home = folder / "template"
+    home.mkdir()
     return home, committer.prepare(home)
+
+
+@pytest.fixture
+def copies(folder: Path) -> Iterator[Path]:
+    """Where a test puts its copies of the template."""
+    with TemporaryDirectory(dir=folder) as made:
+        yield Path(made)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +61,18 @@ def run_and_check(template: Template, forker: Committer, home: Path, inject: str
     return [f"{inject}: {problem}" for problem in found]
 
 
-def counted(template: Template, forker: Committer, tmp_path: Path) -> dict[str, int]:
+def counted(template: Template, forker: Committer, copies: Path) -> dict[str, int]:
     """How often the untouched run makes each system call."""
-    home = tmp_path / "untouched"
+    home = copies / "untouched"
     shutil.copytree(template[0], home)
     try:
-        told = forker.run(home, trace=tmp_path / "trace")
+        told = forker.run(home, trace=copies / "trace")
     except NoTracing as reason:
         pytest.skip(f"processes may not be traced here: {reason}")
     assert told.failures == []
     assert len(told.promises) == 5
     assert injecting.check(home, told, template[1]) == []
-    counts = injecting.calls(tmp_path / "trace")
+    counts = injecting.calls(copies / "trace")
     assert {"pwrite64", "fdatasync", "fsync", "renameat2", "flock", "openat", "unlink"} <= counts.keys()
     return {name: count for name, count in counts.items() if name not in UNINTERESTING}
 
@@ -60,19 +80,19 @@ def counted(template: Template, forker: Committer, tmp_path: Path) -> dict[str, 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO", "error=ENOSPC"])
 def test_a_fault_at_any_system_call_of_a_commit_loses_nothing_and_leaves_nothing_half(
-    template: Template, forker: Committer, tmp_path: Path, fault: str
+    template: Template, forker: Committer, copies: Path, fault: str
 ) -> None:
     problems = []
-    for name, count in counted(template, forker, tmp_path).items():
+    for name, count in counted(template, forker, copies).items():
         for when in range(1, count + 1):
-            problems += run_and_check(template, forker, tmp_path / "home", f"{name}:{fault}:when={when}")
+            problems += run_and_check(template, forker, copies / "home", f"{name}:{fault}:when={when}")
     assert problems == []
 
 
 @pytest.mark.slow
-def test_interrupted_system_calls_are_made_again(template: Template, forker: Committer, tmp_path: Path) -> None:
+def test_interrupted_system_calls_are_made_again(template: Template, forker: Committer, copies: Path) -> None:
     for name in ("flock", "pwrite64", "fdatasync"):
-        home = tmp_path / name
+        home = copies / name
         shutil.copytree(template[0], home)
         try:
             told = forker.run(home, f"{name}:error=EINTR:when=1+2")
@@ -84,12 +104,12 @@ def test_interrupted_system_calls_are_made_again(template: Template, forker: Com
 
 @pytest.mark.slow
 def test_a_write_that_ends_anywhere_in_a_line_is_taken_back_or_put_aside(
-    template: Template, forker: Committer, tmp_path: Path
+    template: Template, forker: Committer, copies: Path
 ) -> None:
     """The process may write so far and no further; half of the times it dies before it can take the rest back."""
     end = (template[0] / "audit" / "events.jsonl").stat().st_size
     problems = []
     for cut in range(1, 700, 45):
         fault = "ftruncate:signal=KILL:when=1" if cut % 2 else "ftruncate:error=EINTR:when=99"
-        problems += run_and_check(template, forker, tmp_path / "home", fault, limit=end + cut)
+        problems += run_and_check(template, forker, copies / "home", fault, limit=end + cut)
     assert problems == []
