@@ -213,10 +213,10 @@ def test_the_forms_bound_what_can_be_asked_for(on_prefect: PrefectServer) -> Non
 
 
 def test_a_served_run_is_stopped_from_the_ui_and_with_its_server_and_another_goes_on(
-    tmp_path: Path, prefect_server: PrefectServer, bot: BotServer
+    tmp_path: Path, on_prefect: PrefectServer, bot: BotServer
 ) -> None:
     """A cancelled run, then one whose server gets SIGTERM: each lets go of the bot; nothing is lost or doubled."""
-    url, total = prefect_server.api_url, 9
+    url, total = on_prefect.api_url, 9
     with api_server(tmp_path, KIRCERTA_TELEGRAM_SECRET=SECRET) as (_, port):
         given = {f"KIRCERTA_{name}": value for name, value in {
             "TELEGRAM_TOKEN": botserver.TOKEN, "TELEGRAM_SECRET": SECRET, "TELEGRAM_API": bot.url,
@@ -239,7 +239,7 @@ def test_a_served_run_is_stopped_from_the_ui_and_with_its_server_and_another_goe
         workspace.store.refresh()
         assert len(workspace.store.view.entries) == total
         workspace.store.close()
-    written = written_by(tmp_path) + written_by_prefect(prefect_server)
+    written = written_by(tmp_path) + written_by_prefect(on_prefect)
     assert b"poll_telegram" in written
     assert botserver.TOKEN.encode() not in written
 
