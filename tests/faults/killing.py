@@ -43,9 +43,18 @@ class Drill:
 
 
 def kill_writers(
-    home: Path, *, kills: int, seed: int, writers: int = 4, progress: Callable[[int], None] = lambda done: None
+    home: Path,
+    *,
+    kills: int,
+    seed: int,
+    writers: int = 4,
+    promises: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Drill:
-    """Let writers work on a workspace and kill them, one or all of them, `kills` times; gives what was heard."""
+    """Let writers work on a workspace and kill them, one or all of them, `kills` times; gives what was heard.
+
+    Where the machine is busy and writers come to little before they are killed, it goes on until it heard `promises`.
+    """
     dice, drill = random.Random(seed), Drill()
     command = [sys.executable, "-m", "tests.faults.writer", str(home), "24"]
     nursery = subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -53,7 +62,7 @@ def kill_writers(
     assert nursery.stdout
     ear = _Ear(nursery.stdout.fileno(), drill)
     try:
-        while drill.kills < kills and not drill.died:
+        while (drill.kills < kills or len(drill.promises) < promises) and not drill.died:
             while len(drill.writing) + drill.starting < writers:
                 nursery.stdin.write(b"%d\n" % dice.randrange(10**9))
                 nursery.stdin.flush()
