@@ -15,7 +15,7 @@ from api.answers import Answer
 from api.desk import Desk
 from api.parameters import moment, query_parameters, unusable, whole_number
 from audit.event import KINDS, Event
-from audit.log import LogReader, Rewound, seq_before
+from audit.reader import LogReader, Rewound, seq_before
 from ssot.task import TASK_ID
 
 MAX_EVENTS: Final = 1000

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from audit.event import Corrupt, Event
-from audit.log import LogReader, Place, Rewound, event_at, last_event
+from audit.reader import LogReader, Place, Rewound, event_at, last_event
 from audit.watch import POLL_S, Doorbell
 
 RING_BYTES: Final = 8 * 1024 * 1024

@@ -14,7 +14,7 @@ from api.bodies import idempotency_key, read_body
 from api.desk import Desk, Detail, not_found, task_id_of
 from api.problems import Problem, problem_of
 from audit.event import Draft
-from audit.log import event_at
+from audit.reader import event_at
 from ssot.intents import Intent
 from ssot.rules import Refusal
 from ssot.states import role_of

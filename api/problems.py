@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from api.answers import Answer
 from audit.event import Corrupt
 from audit.files import Busy, StorageFailed, SyncFailed
-from audit.log import Rewound
+from audit.reader import Rewound
 from ssot.store import IdempotencyMismatch, Refused
 from ssot.task import Invalid
 from ssot.view import BadCursor

@@ -17,7 +17,7 @@ from api.answers import Tagged
 from api.desk import Desk
 from api.head import head_of
 from api.openapi import Operation
-from audit.log import LogReader, Rewound
+from audit.reader import LogReader, Rewound
 from audit.stamp import seconds_of
 from ssot import schedules
 from ssot.projects import BadProjectsFile, Projects, load

@@ -18,7 +18,7 @@ from api.connection import Connection
 from api.stream import EventStream, StreamServer
 from audit.event import Corrupt
 from audit.files import Busy, StorageFailed
-from audit.log import Rewound
+from audit.reader import Rewound
 from ssot.settings import Settings
 from ssot.store import Store
 

@@ -32,7 +32,7 @@ from api.openapi import QUERY_PROBLEMS, Operation
 from api.parameters import query_parameters, unusable, whole_number
 from api.problems import Problem, problem_of
 from audit.event import Corrupt
-from audit.log import Rewound
+from audit.reader import Rewound
 from ssot.task import TASK_ID
 
 T = TypeVar("T")

@@ -15,9 +15,9 @@ import orjson
 from audit.event import Corrupt, Event, decode
 from audit.head import Head, open_checkpoint
 from audit.keys import BadKey, PublicKey
-from audit.log import LogReader
 from audit.merkle import Tree, continues, includes, leaf_hash
 from audit.note import Unproven
+from audit.reader import LogReader
 
 FORMAT: Final = "kircerta-proof/1"
 _BATCH: Final = 4096

@@ -16,9 +16,9 @@ from audit.event import Corrupt
 from audit.files import FileLock, NotRegular
 from audit.head import Checkpoints, Head, HeadCheck, open_checkpoint, origin_of
 from audit.keys import PublicKey, Ring, SigningKey
-from audit.log import LogReader, Rewound, event_at, last_event
 from audit.merkle import Frontier
 from audit.note import sign_note
+from audit.reader import LogReader, Rewound, event_at, last_event
 
 _NEAR_END: Final = 4096
 _LOCK_S: Final = 30.0

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from audit.event import Draft, Event
-from audit.log import ACTIVE, SEGMENT_BYTES, Place, after
+from audit.log import SEGMENT_BYTES
+from audit.reader import Place, after
+from audit.segments import ACTIVE
 from audit.stamp import rfc3339
 from ssot import rules
 from ssot.task import Task, document_bytes, document_digest

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from audit import files
-from audit.log import verify
+from audit.verify import verify
 from benchmarks import Row, at_least, at_most, bulk, for_information, places
 from ssot import intents
 from ssot.store import Store, StoreSettings

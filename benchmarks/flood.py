@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from audit.log import read_events
+from audit.reader import read_events
 from benchmarks import Row, at_most, bulk, for_information, places, servers
 from benchmarks.load import Connection, Plan, Times, carry_out
 from benchmarks.places import CHECKOUT

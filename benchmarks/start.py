@@ -18,7 +18,9 @@ from pathlib import Path
 
 import orjson
 
-from audit.log import read_events, segments, verify
+from audit.reader import read_events
+from audit.segments import segments
+from audit.verify import verify
 from benchmarks import Row, at_most, bulk, for_information, places
 from benchmarks.places import CHECKOUT
 from ssot import intents

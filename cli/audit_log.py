@@ -23,7 +23,7 @@ from ssot.counted import counted
 
 if TYPE_CHECKING:
     from audit.event import Event
-    from audit.log import Verified
+    from audit.verify import Verified
     from cli.evidence import Witnesses
     from ssot.settings import Settings
 
@@ -106,7 +106,7 @@ def tail(
 
 def _last(folder: Path, end: int, number: int, wanted: Filter) -> Iterator[Event]:
     """The last events up to `end` that fit: without a filter found by their seq, without reading the whole log."""
-    from audit.log import events_of, read_events
+    from audit.reader import events_of, read_events
 
     if number == 0 or end == 0:
         return iter(())
@@ -120,7 +120,7 @@ def _last(folder: Path, end: int, number: int, wanted: Filter) -> Iterator[Event
 
 def _follow(folder: Path, after: int, wanted: Filter, show: Callable[[Event], None]) -> None:
     """Print what comes, until Ctrl-C."""
-    from audit.log import LogReader
+    from audit.reader import LogReader
     from audit.watch import POLL_S, Doorbell
 
     if not folder.is_dir():
@@ -200,7 +200,7 @@ def _verified(given: Settings, witnesses: Witnesses, tell: Callable[[int], None]
     """The chain, and in the same pass what the witnesses have to say."""
     from audit import mac
     from audit.head import HeadCheck
-    from audit.log import verify as verify_log
+    from audit.verify import verify as verify_log
 
     heads = HeadCheck(witnesses.heads)
     current = given.mac_key
@@ -311,7 +311,7 @@ def export(
     With --task: one task's document, its texts, its lines with their proofs, and a signed statement about them, in an
     archive that `kircerta audit verify-bundle` checks anywhere.
     """
-    from audit.log import read_events
+    from audit.reader import read_events
 
     if task is not None:
         _export_task(task, out, filtered=bool(since or until or type or subject or format != "jsonl"), json=json)

@@ -255,7 +255,7 @@ def follow(work: Workspace, dispatches: dict[str, str], wait: Wait, deadline: fl
 
 def _why(work: Workspace, outcome: Outcome) -> str:
     """What the log says of an attempt that stopped: the process that knew is another one."""
-    from audit.log import event_at
+    from audit.reader import event_at
 
     event = event_at(work.store.audit_folder, outcome.seq) if outcome.stage == "ended" else None
     return str(event.data.get("detail", "")) if event is not None and event.subject == outcome.task_id else ""

@@ -318,7 +318,9 @@ def agents(home: Path) -> Finding:
 def log(home: Path, *, full: bool) -> Finding:
     """The chain: all of it, or its newest part."""
     from audit.event import Corrupt
-    from audit.log import Rewound, read_events, segments, verify
+    from audit.reader import Rewound, read_events
+    from audit.segments import segments
+    from audit.verify import verify
 
     found = segments(home / "audit")
     way_out = "`kircerta audit verify` says where; put audit/ back from a copy"
@@ -341,7 +343,7 @@ def log(home: Path, *, full: bool) -> Finding:
 
 def clock(home: Path) -> Finding:
     """Time in the log never decreases: a clock behind it would stamp everything with the log's last time."""
-    from audit.log import event_at
+    from audit.reader import event_at
     from audit.stamp import seconds_of
 
     now = time.time()

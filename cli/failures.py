@@ -37,8 +37,8 @@ def _known(error: Exception) -> tuple[str, int] | None:
     from audit.event import Corrupt
     from audit.files import Busy, NotRegular, StorageFailed
     from audit.keys import BadKey
-    from audit.log import Rewound
     from audit.note import Unproven
+    from audit.reader import Rewound
     from audit.signer import NothingToSign, Rewritten
     from ssot.importers import ImportRefused
     from ssot.settings import SettingsError

@@ -145,7 +145,7 @@ def _row(name: str, target: Target, home: Path, last: dict[str, Any] | None) -> 
 
 def _last_told(home: Path) -> dict[str, dict[str, Any]]:
     """The newest notification to each target, as the newest part of the log tells it."""
-    from audit.log import read_events
+    from audit.reader import read_events
 
     if not workspace.exists(home):
         return {}

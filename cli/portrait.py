@@ -133,7 +133,7 @@ def _numbers(patch: FilePatch) -> tuple[str, str, str]:
 
 
 def _print_timeline(store: Store, task_id: str) -> None:
-    from audit.log import events_of
+    from audit.reader import events_of
 
     say()
     put_table(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from audit.event import Draft, Event
-from audit.log import ACTIVE
 from audit.mac import MacKey
+from audit.segments import ACTIVE
 from audit.stamp import Clock
 from flows.backfill import redelivery_requested
 from flows.github import Failed, Hook, HookDelivery

@@ -127,7 +127,7 @@ def _newest(home: Path, sender: str | None, limit: int) -> list[Event]:
 
 
 def _deliveries(home: Path, after: int, sender: str | None = None) -> Iterator[Event]:
-    from audit.log import read_events
+    from audit.reader import read_events
 
     if not (home / "audit").is_dir():
         return

@@ -126,7 +126,7 @@ def actor() -> str:
 def last_seq(home: Path) -> int:
     """The seq of the log's last complete line; 0 where there is none. Reads the end of one file."""
     from audit.event import decode
-    from audit.log import segments
+    from audit.segments import segments
 
     folder = home / "audit"
     for _, path in reversed(segments(folder) if folder.is_dir() else []):

@@ -21,7 +21,7 @@ from typing import Any, Final
 from audit.event import Corrupt, Event
 from audit.files import Busy, StorageFailed
 from audit.keys import BadKey
-from audit.log import LogReader, Rewound
+from audit.reader import LogReader, Rewound
 from audit.stamp import rfc3339
 from flows.agents import workplace
 from flows.arrivals import Arrivals

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from audit import mac
 from audit.event import Draft, Event
-from audit.log import events_of
+from audit.reader import events_of
 from audit.stamp import seconds_of
 from flows.agents.enclosure import Confinement, Enclosure
 from flows.agents.git import NoWorkplace

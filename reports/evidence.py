@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from audit.log import verify
+from audit.verify import verify
 from reports.lines import Lines
 from reports.places import Home, home_of
 

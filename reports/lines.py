@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from audit.event import Corrupt
-from audit.log import open_segment, segments
+from audit.segments import open_segment, segments
 from ssot.blobs import Blobs
 
 CHUNK_BYTES: Final = 64 * 1024 * 1024

@@ -12,7 +12,7 @@ import orjson
 from audit import files
 from audit.event import Corrupt
 from audit.files import Signature
-from audit.log import LogReader, Place, Rewound
+from audit.reader import LogReader, Place, Rewound
 from ssot.alarms import Raised
 from ssot.gate import DueDecision
 from ssot.rules import Signs

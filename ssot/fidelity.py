@@ -15,7 +15,7 @@ import orjson
 from pydantic import ValidationError
 
 from audit.event import Corrupt, Event
-from audit.log import read_events
+from audit.reader import read_events
 from ssot.blobs import Blobs
 from ssot.task import Issue, issue_digest
 

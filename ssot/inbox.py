@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from audit import files
 from audit.event import Corrupt
 from audit.files import Busy, FileLock, NotRegular, StorageFailed
-from audit.log import Rewound
+from audit.reader import Rewound
 from audit.stamp import rfc3339
 from ssot.alarms import Reading
 from ssot.counted import counted

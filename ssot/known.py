@@ -14,10 +14,10 @@ from typing import Any, Final
 import orjson
 
 from audit import files, kept_json
-from audit import log as audit_log
 from audit.event import KINDS, Corrupt, Event
 from audit.files import NotRegular, Signature
-from audit.log import LogReader, Rewound
+from audit.reader import LogReader, Rewound, event_at, events_of, read_events
+from audit.segments import ACTIVE
 from ssot import alarms, rules
 from ssot.blobs import Blobs
 from ssot.decided import WHOLE, check_decided
@@ -74,7 +74,7 @@ class Known:
         self.tasks_folder = home / "ssot" / "tasks"
         self.audit_folder = home / "audit"
         self._tasks_prefix = f"{self.tasks_folder}/"
-        self._active = str(self.audit_folder / audit_log.ACTIVE)
+        self._active = str(self.audit_folder / ACTIVE)
         self.private_folder = home / ".kircerta"
         self.blobs = Blobs(home / "ssot" / "blobs")
         self.view = View()
@@ -352,7 +352,7 @@ class Known:
     def _rebuilt(self, task_id: str, seq: int) -> Task:
         """The task as it stood after an event, from the log alone: slow, and right."""
         task: Task | None = None
-        for event in audit_log.events_of(self.audit_folder, task_id):
+        for event in events_of(self.audit_folder, task_id):
             if event.seq > seq:
                 break
             if (kind := KINDS.get(event.type)) and kind.changes_task:
@@ -455,7 +455,7 @@ class Known:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The log behind `after`, from the files."""
-        return audit_log.read_events(self.audit_folder, after)
+        return read_events(self.audit_folder, after)
 
     def at(self, task_id: str, seq: int) -> Task:
         self.take_up(task_id)
@@ -463,13 +463,13 @@ class Known:
         return self.task(task_id) if entry is not None and entry.seq == seq else self._rebuilt(task_id, seq)
 
     def version_at(self, task_id: str, seq: int) -> Task | None:
-        event = audit_log.event_at(self.audit_folder, seq)
+        event = event_at(self.audit_folder, seq)
         if event is None or event.subject != task_id or "document_sha256" not in event.data:
             return None
         return self.at(task_id, seq)
 
     def made_by_log(self, task_id: str, seq: int, raw: bytes) -> bool:
-        event = audit_log.event_at(self.audit_folder, seq)
+        event = event_at(self.audit_folder, seq)
         return (
             event is not None and event.subject == task_id and event.data.get("document_sha256") == document_digest(raw)
         )

@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from audit.log import segments
+from audit.segments import segments
 from ssot.alarms import Reading
 from ssot.claims import is_claimed
 from ssot.counted import counted

@@ -15,7 +15,8 @@ from audit import files, mac
 from audit import log as audit_log
 from audit.event import KINDS, MAX_LINE_BYTES, Draft, Event
 from audit.files import StorageFailed
-from audit.log import AuditLog, Place, Rewound, Transaction
+from audit.log import AuditLog, Transaction
+from audit.reader import Place, Rewound, after
 from audit.stamp import Clock
 from ssot import checkpoint, rules
 from ssot.blobs import MAX_BLOB_BYTES
@@ -248,7 +249,7 @@ class Recorder(Known):
         while waiting:
             plan = self._plan_one(waiting.pop(0), transaction, place, tasks)
             plans.append(plan)
-            place = audit_log.after(plan.event)
+            place = after(plan.event)
             if plan.event.type in rules.OWING and plan.task is not None:
                 due = self._voucher.owed(plan.task, self.settings.policy, plan.event)
                 waiting[:0] = [due] if due else []

@@ -14,7 +14,7 @@ import orjson
 from audit import files
 from audit.event import KINDS, Corrupt, Event
 from audit.files import NotRegular
-from audit.log import LogReader, Rewound
+from audit.reader import LogReader, Rewound
 from ssot import rules
 from ssot.blobs import Blobs
 from ssot.decided import check_decided

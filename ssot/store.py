@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from audit import log as audit_log
 from audit.event import KINDS, Corrupt, Draft, Event
-from audit.log import Rewound, Transaction, Unfinished
+from audit.log import Transaction, Unfinished
+from audit.reader import Rewound, event_at, events_of
 from audit.stamp import Clock
 from ssot import rules
 from ssot.alarms import Raised
@@ -323,7 +323,7 @@ class Store(Recorder):
             self._record([changed], transaction)
 
     def _creator_of(self, task_id: str) -> str | None:
-        first = next(audit_log.events_of(self.audit_folder, task_id), None)
+        first = next(events_of(self.audit_folder, task_id), None)
         return first.actor if first is not None else None
 
     def notice_projects(self) -> None:
@@ -353,7 +353,7 @@ class Store(Recorder):
         task_id = delivery.task_id
         seen = self.view.deliveries.get(bytes.fromhex(delivery.key))
         if seen is not None:
-            first = audit_log.event_at(self.audit_folder, seen)
+            first = event_at(self.audit_folder, seen)
             if first is None:
                 raise Corrupt(f"the log no longer holds seq {seen}")
             return deliveries.repeated(delivery, first)
@@ -417,7 +417,7 @@ class Store(Recorder):
             raise IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key")
         if refused is not None:
             raise Refused(Refusal(refused["code"], refused["detail"]))
-        event = audit_log.event_at(self.audit_folder, seq)
+        event = event_at(self.audit_folder, seq)
         if event is None or event.subject is None:
             raise Corrupt(f"the log no longer holds seq {seq}")
         if KINDS[event.type].changes_task:
@@ -429,7 +429,7 @@ class Store(Recorder):
     def _last_of_answer(self, event: Event) -> int:
         """The seq up to which the first answer showed the task: what an event owed came in the same commit."""
         while event.type in rules.OWING:
-            following = audit_log.event_at(self.audit_folder, event.seq + 1)
+            following = event_at(self.audit_folder, event.seq + 1)
             if following is None or following.subject != event.subject or not rules.is_owed_by(event, following):
                 break
             event = following

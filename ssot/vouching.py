@@ -8,8 +8,8 @@ from typing import Final
 
 from audit import mac
 from audit.event import Draft, Event
-from audit.log import events_of
 from audit.mac import MacKey
+from audit.reader import events_of
 from ssot import gate
 from ssot.ruling import Policy
 from ssot.task import Approval, Task

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.event import Event
-from audit.log import read_events
+from audit.reader import read_events
 from audit.stamp import Clock
 from ssot import intents
 from ssot.rules import Policy

@@ -10,9 +10,9 @@ from typing import Final
 
 import orjson
 
-from audit import log as audit_log
-from audit.log import ACTIVE
+from audit.segments import ACTIVE
 from audit.stamp import rfc3339
+from audit.verify import verify
 from flows.accept.ground import ACTOR, Broken, Checks, Ground, Look, expect, expect_refusal, told
 from flows.load.prepare import EXECUTOR, REVIEWER, dispatch_for, to_gate
 from ssot import replay
@@ -191,7 +191,7 @@ def _not_configured(on: Ground) -> str:
 
 
 def _replayed(on: Ground) -> str:
-    verified = audit_log.verify(on.store.audit_folder)
+    verified = verify(on.store.audit_folder)
     expect(verified.problem is None, f"the log does not verify: {verified.problem}")
     replayed = replay.check(on.settings.home)
     wrong = [*replayed.differing, *replayed.missing, *replayed.extra]
@@ -207,7 +207,7 @@ def _tampered(on: Ground) -> str:
         line = (copy / ACTIVE).read_bytes()
         at = line.index(b'"actor":"alice"') + len(b'"actor":"')
         (copy / ACTIVE).write_bytes(line[:at] + b"b" + line[at + 1 :])
-        problem = audit_log.verify(copy).problem
+        problem = verify(copy).problem
     expect(problem is not None, "a copy of the log with another actor verifies")
     return f"in a copy, one letter of an actor changed: {problem}"
 

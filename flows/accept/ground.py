@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from audit.event import Corrupt, Event
-from audit.log import read_events
+from audit.reader import read_events
 from flows.load.prepare import new_task, to_gate
 from flows.playground import Playground
 from ssot.settings import Settings

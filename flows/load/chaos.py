@@ -16,9 +16,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from audit import log as audit_log
 from audit.files import Busy, StorageFailed
+from audit.segments import ACTIVE
 from audit.stamp import Clock
+from audit.verify import verify
 from flows.load.plan import Plan
 from flows.load.prepare import KEEPER, new_task
 from flows.load.session import SOURCE
@@ -134,7 +135,7 @@ class Chaos:
         assert self._ours.api is not None
         pid = self._ours.api.pid
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        active = self._settings.home / "audit" / audit_log.ACTIVE
+        active = self._settings.home / "audit" / ACTIVE
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (active.stat().st_size, hard))
         self._over.wait(_FULL_S)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
@@ -205,7 +206,7 @@ class Chaos:
                 self._problems.append(f"{task_id}: its {decision}, acknowledged as event {seq}, is not in the log")
 
     def _check_log(self) -> None:
-        verified = audit_log.verify(self._store.audit_folder)
+        verified = verify(self._store.audit_folder)
         if verified.problem:
             self._problems.append(f"the log does not verify: {verified.problem}")
         replayed = replay.check(self._settings.home)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from audit.event import Corrupt, Event
 from audit.files import Busy, StorageFailed
-from audit.log import read_events
+from audit.reader import read_events
 from audit.stamp import rfc3339
 from flows.load import machine, measure, place, samples, verdict
 from flows.load.alarms import Provocations, located

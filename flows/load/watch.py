@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from audit.log import segments
+from audit.segments import segments
 from flows.load import machine
 from flows.load.machine import TICKS_A_S, Glance
 from flows.load.plan import US

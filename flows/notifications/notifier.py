@@ -20,7 +20,7 @@ import orjson
 
 from audit.event import Corrupt, Draft, Event
 from audit.files import Busy, StorageFailed, replace_file
-from audit.log import LogReader, Rewound, seq_before
+from audit.reader import LogReader, Rewound, seq_before
 from audit.stamp import rfc3339, seconds_of
 from flows.notifications.channel import TIMEOUT_S, NotSent, send
 from flows.notifications.notice import (

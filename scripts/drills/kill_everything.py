@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audit.log import verify
+from audit.verify import verify
 from flows.outcome import outcome_of
 from flows.server import PrefectServer, answers, free_port, prefect_environment, start_prefect_server
 from flows.workspace import Workspace

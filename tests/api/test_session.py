@@ -12,7 +12,7 @@ import pytest
 
 from api.app import create_app
 from api.auth import make_token
-from audit.log import read_events
+from audit.reader import read_events
 from ssot.store import Store
 from tests.api import scene
 from tests.api.scene import SECRET, TASK_ID, at_stage

@@ -18,10 +18,12 @@ from audit.elsewhere import Elsewhere
 from audit.event import Draft
 from audit.head import KEPT_WHOLE, Checkpoints, Head, HeadCheck, open_checkpoint, origin_of
 from audit.keys import Ring, SigningKey
-from audit.log import AuditLog, LogReader, verify
+from audit.log import AuditLog
 from audit.merkle import Frontier, leaf_hash
 from audit.note import Unproven
+from audit.reader import LogReader
 from audit.signer import NothingToSign, Rewritten, Signer
+from audit.verify import verify
 from tests.audit.flipping import flips
 
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)

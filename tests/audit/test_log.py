@@ -18,20 +18,11 @@ import pytest
 from audit import log as audit_log
 from audit.event import GENESIS, MAX_LINE_BYTES, Corrupt, Draft, Event, decode, digest_of, encode
 from audit.files import StorageFailed
-from audit.log import (
-    AuditLog,
-    LogReader,
-    Marker,
-    Rewound,
-    Unfinished,
-    event_at,
-    events_of,
-    last_event,
-    read_events,
-    segments,
-    verify,
-)
+from audit.log import AuditLog, Marker, Unfinished
+from audit.reader import LogReader, Place, Rewound, after, event_at, events_of, last_event, read_events
+from audit.segments import segments
 from audit.stamp import Clock, rfc3339
+from audit.verify import verify
 from tests.builders import START_S, Ticks
 
 
@@ -57,7 +48,7 @@ class Writer:
             for _ in range(number):
                 event = transaction.place(Draft("alert", "test", {"text": text}, "T-1"), place)
                 events.append(event.sealed())
-                place = audit_log.after(events[-1])
+                place = after(events[-1])
             return transaction.append(events)
 
 
@@ -368,11 +359,11 @@ def test_verify_reports_a_first_line_that_is_no_event(folder: Path) -> None:
 
 
 def test_verify_says_when_time_goes_back(folder: Path) -> None:
-    events, place = [], audit_log.Place()
+    events, place = [], Place()
     for second in (5, 4):
         event = Event(place.seq + 1, f"e-{second}", "s", "alert", rfc3339(START_S + second), "a", {}, place.digest)
         events.append(event.sealed())
-        place = audit_log.after(events[-1])
+        place = after(events[-1])
     (folder / "events.jsonl").write_bytes(b"".join(event.line + b"\n" for event in events))
     assert "time goes back at seq 2" in str(verify(folder).problem)
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from audit.log import read_events
+from audit.reader import read_events
 from ssot.intents import Approve, Create, Reject
 from ssot.store import Store
 from ssot.task import Criterion

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.log import read_events
+from audit.reader import read_events
 from tests.cli.conftest import Run
 from tests.flows.chatserver import Chat
 

@@ -11,7 +11,7 @@ import pytest
 
 from audit.event import Event
 from audit.files import StorageFailed
-from audit.log import read_events
+from audit.reader import read_events
 from flows.turn import only_one
 from ssot.inbox import Inbox
 from ssot.ingest.parcel import Parcel

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from audit.log import verify
+from audit.verify import verify
 from flows.server import PrefectServer
 from flows.workspace import Workspace, home_tag, using
 from scripts.drills.kill_everything import Drill

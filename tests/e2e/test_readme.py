@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.log import read_events
+from audit.reader import read_events
 from tests.api.running import environment, server
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audit.event import KINDS
-from audit.log import read_events
+from audit.reader import read_events
 from ssot import intents
 from ssot.store import Store
 from tests.faults import world

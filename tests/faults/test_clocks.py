@@ -6,8 +6,8 @@ import random
 from itertools import pairwise
 from pathlib import Path
 
-from audit.log import verify
 from audit.stamp import Clock
+from audit.verify import verify
 from ssot.store import Refused, Store
 from tests.faults import world
 

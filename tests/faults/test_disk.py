@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from audit.files import StorageFailed
-from audit.log import verify
+from audit.verify import verify
 from ssot import intents
 from ssot.store import Store
 from tests.faults import world

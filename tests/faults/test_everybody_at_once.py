@@ -14,7 +14,8 @@ import orjson
 import pytest
 
 from audit.files import Busy
-from audit.log import LogReader, event_at, events_of, segments
+from audit.reader import LogReader, event_at, events_of
+from audit.segments import segments
 from ssot.store import Refused, Store, StoreSettings
 from ssot.watch import Watcher
 from tests.faults import world

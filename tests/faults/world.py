@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from audit.event import KINDS, Event
-from audit.log import read_events, verify
+from audit.reader import read_events
+from audit.verify import verify
 from ssot import intents, rules
 from ssot.blobs import Blobs
 from ssot.intents import Intent

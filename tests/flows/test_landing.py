@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from audit.log import event_at
+from audit.reader import event_at
 from flows.agents.workplace import FOLDER, pinned, remove_stale
 from flows.branch import Change, bench_at
 from flows.landing import BeingLanded, Landed, LandingRefused, NotAsked, _approved, _land, is_asked, land

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from audit.log import verify
+from audit.verify import verify
 from flows.agents import cage
 from flows.agents.workplace import FOLDER
 from flows.here import run_here

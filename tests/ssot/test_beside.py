@@ -12,7 +12,8 @@ import pytest
 
 from audit import files
 from audit.files import Busy, FileLock
-from audit.log import Transaction, read_events
+from audit.log import Transaction
+from audit.reader import read_events
 from ssot import intents, replay
 from ssot.rules import Refused
 from ssot.store import IdempotencyKey, Store

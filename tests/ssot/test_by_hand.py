@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit.log import verify
 from audit.stamp import Stamp
+from audit.verify import verify
 from ssot import adopt, intents, replay
 from ssot.adopt import Adopted, Held, Outdated
 from ssot.shown import Seen

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.log import verify
+from audit.verify import verify
 from ssot import replay
 from ssot.store import Store
 from tests import builders

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from audit.event import KINDS, decode
-from audit.log import verify
+from audit.verify import verify
 from ssot import replay
 from tests.ssot.scenario import everything
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from audit.event import GENESIS, digest_of
-from audit.log import verify
+from audit.verify import verify
 from ssot import fidelity, intents
 from tests import builders
 from tests.builders import Walk, a_store, issue, minimal

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from audit.log import verify
+from audit.verify import verify
 from ssot import fidelity, replay
 from ssot.store import Store
 from tests import builders

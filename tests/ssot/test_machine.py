@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from audit.log import verify
+from audit.verify import verify
 from ssot import intents, replay
 from ssot.states import status_of
 from ssot.store import Refused, Store

@@ -13,9 +13,9 @@ import pytest
 from audit import mac
 from audit.event import GENESIS, Corrupt, decode
 from audit.keys import SigningKey
-from audit.log import verify
 from audit.mac import DecisionCheck, MacKey
 from audit.signer import Signer
+from audit.verify import verify
 from ssot import bundle, intents, replay
 from ssot.rules import evolve
 from ssot.store import Store, StoreSettings

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from audit.log import verify
+from audit.verify import verify
 from ssot import diff, fidelity, intents, replay
 from ssot.store import Refused
 from ssot.task import review_digest

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from audit.event import KINDS
-from audit.log import verify
+from audit.verify import verify
 from ssot import fidelity, replay
 from ssot.task import document_digest
 from tests import builders

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from audit.log import verify
+from audit.verify import verify
 from ssot import intents, replay
 from ssot.rules import Policy
 from ssot.store import IdempotencyKey, Refused, Store, StoreSettings

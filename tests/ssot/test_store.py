@@ -14,7 +14,8 @@ import pytest
 
 from audit.event import Corrupt, Draft
 from audit.files import Busy, FileLock, StorageFailed
-from audit.log import AuditLog, LogReader
+from audit.log import AuditLog
+from audit.reader import LogReader
 from ssot import intents, replay
 from ssot.blobs import MAX_BLOB_BYTES
 from ssot.store import IdempotencyKey, IdempotencyMismatch, Refused, Store, StoreSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from audit import files
-from audit.log import read_events
+from audit.reader import read_events
 from ssot import intents, replay
 from ssot.rules import Refused
 from ssot.store import Committed, IdempotencyKey, IdempotencyMismatch, Store, Wish

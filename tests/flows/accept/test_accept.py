@@ -14,7 +14,8 @@ import pytest
 
 import reports
 from audit.event import KINDS
-from audit.log import read_events, verify
+from audit.reader import read_events
+from audit.verify import verify
 from flows.accept import agents, load, webhooks
 from flows.accept.checklist import MODULES, _Found
 from flows.accept.deployed import ModuleName

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from audit.log import verify
+from audit.verify import verify
 from flows.load import machine, prepare
 from flows.load.place import NotHere
 from flows.load.runs import carry_out
