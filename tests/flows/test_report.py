@@ -58,7 +58,7 @@ def test_a_run_that_broke_a_threshold_is_told_and_the_flow_completes(
 def test_a_report_that_cannot_be_written_fails_with_what_the_command_said(tmp_path: Path) -> None:
     from flows.report import ReportFailed, write_report
 
-    with pytest.raises(ReportFailed, match="no run '--help'"):
+    with pytest.raises(ReportFailed, match="'--help' is no run's id"):
         asyncio.run(write_report(settings_for(tmp_path), "--help"))
 
 
