@@ -116,7 +116,7 @@ class Event:
 
     @property
     def digest(self) -> str:
-        """The digest of its line, which is asked for some five times a commit and made once."""
+        """The digest of its line, which is asked for several times a commit and made once."""
         if not self._digest:
             object.__setattr__(self, "_digest", digest_of(self.line))
         return self._digest

@@ -6,9 +6,9 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -72,6 +72,15 @@ def test_a_wish_that_was_taken_back_in_time_is_not_carried_out(workspace: Worksp
         workspace.store.task("T-2")
 
 
+@contextmanager
+def under_way(workspace: Workspace, count: int) -> Iterator[None]:
+    """So many dispatches are under way."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(workspace.writer.under_way())
+        yield
+
+
 def batches_of(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commits went together, batch by batch, from now on."""
     sizes: list[int] = []
@@ -90,9 +99,7 @@ def test_a_commit_waits_for_the_others_that_are_under_way(
 ) -> None:
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
     sizes = batches_of(workspace, monkeypatch)
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS):
         answers = [workspace.writer.commit(f"T-{n}", Create("x"), f"actor-{n}") for n in range(writer.SIBLINGS)]
         assert all_of(answers) == ["committed"] * writer.SIBLINGS
     assert sizes == [writer.SIBLINGS]
@@ -102,9 +109,7 @@ def test_a_commit_waits_no_longer_when_the_others_have_gone(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS):
         answer = workspace.writer.commit("T-1", Create("x"), "alice")
         assert not answer.done()
     assert all_of([answer]) == ["committed"]
@@ -113,22 +118,16 @@ def test_a_commit_waits_no_longer_when_the_others_have_gone(
 def test_a_commit_waits_for_a_moment_only_and_for_few_not_at_all(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS):
         assert all_of([workspace.writer.commit("T-1", Create("x"), "alice")]) == ["committed"]
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS - 1):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS - 1):
         assert all_of([workspace.writer.commit("T-2", Create("x"), "alice")]) == ["committed"]
 
 
 def test_a_commit_waits_for_no_more_than_go_together(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
-    with ExitStack() as stack:
-        for _ in range(writer.MOST + 1):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.MOST + 1):
         answers = [workspace.writer.commit(f"T-{n}", Create("x"), "alice") for n in range(writer.MOST)]
         assert all_of(answers) == ["committed"] * writer.MOST
 
@@ -137,9 +136,7 @@ def test_who_takes_back_its_wish_while_it_waits_for_company_gets_nothing(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS):
         taken_back, other = (workspace.writer.commit(name, Create("x"), "alice") for name in ("T-1", "T-2"))
         assert taken_back.cancel()
     assert all_of([other]) == ["committed"]
@@ -150,9 +147,7 @@ def test_who_takes_back_its_wish_while_it_waits_for_company_gets_nothing(
 def test_ids_that_differ_in_case_only_do_not_go_together(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "DELAY_S", 60.0)
     sizes = batches_of(workspace, monkeypatch)
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS):
         answers = [workspace.writer.commit(name, Create("x"), "alice") for name in ("T-1", "T-2", "t-1", "T-3")]
     assert all_of(answers) == ["committed", "committed", "exists", "committed"]
     assert sizes == [2, 2]
@@ -167,9 +162,7 @@ def test_whatever_stops_a_batch_is_told_to_each_and_the_next_one_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workspace.store, "commit_all", stopped)
-    with ExitStack() as stack:
-        for _ in range(writer.SIBLINGS):
-            stack.enter_context(workspace.writer.under_way())
+    with under_way(workspace, writer.SIBLINGS):
         answers = [workspace.writer.commit(name, Create("x"), "alice") for name in ("T-1", "T-2")]
         assert [type(one.exception(timeout=10)) for one in answers] == [KeyboardInterrupt] * 2
     monkeypatch.setattr(workspace.store, "commit_all", commit_all)
